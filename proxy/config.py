@@ -1,0 +1,590 @@
+"""The configuration: declared once, checked whole, then frozen.
+
+Every key has its type and its default in the models below and nowhere else; `config/mybouncer.toml` and
+`docs/configuration.md` are tested against them. Defaults are written as people write them ("30s", "1MiB").
+
+Values come from a TOML file, then `MYBOUNCER_<SECTION>__<KEY>`, then flags; the later wins. Each of these
+is checked by itself, so that a bad value is told even where a better one overrides it, and all faults are
+told at once. Nothing is repaired: a bad value refuses to start. A value that may hold a secret is never
+shown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from proxy.address import Address, parse_address, parse_backend_url
+
+__all__ = [
+    "Address",
+    "AuthConfig",
+    "BackendConfig",
+    "Config",
+    "ConfigError",
+    "Fault",
+    "HttpConfig",
+    "ListenConfig",
+    "LogConfig",
+    "PoolConfig",
+    "QueueConfig",
+    "SessionConfig",
+    "UserConfig",
+    "load",
+    "parse_duration",
+    "parse_size",
+]
+
+ENV_PREFIX = "MYBOUNCER_"
+
+# Which flag sets which key; the command line builds its overrides from the same names.
+FLAGS = {
+    "backend.url": "--backend",
+    "listen.addresses": "--listen",
+    "http.address": "--http",
+    "pool.max_connections": "--max-connections",
+}
+
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE_UNITS = {
+    "B": 1,
+    "KB": 1000,
+    "KiB": 1 << 10,
+    "MB": 1000**2,
+    "MiB": 1 << 20,
+    "GB": 1000**3,
+    "GiB": 1 << 30,
+}
+_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", re.ASCII)
+_LONGEST = 365 * 86400.0
+_LARGEST_SIZE = 1 << 40
+_LARGEST_COUNT = 10_000_000
+
+
+def parse_duration(text: str) -> float:
+    """`"50ms"`, `"30s"`, `"5m"`, `"1h"`, `"7d"` as seconds; `ValueError` for anything else."""
+    return _quantity(text, _DURATION_UNITS)
+
+
+def parse_size(text: str) -> int:
+    """`"64KiB"`, `"1MiB"`, `"512KB"` as bytes (`KiB` is 1024, `KB` is 1000), or `ValueError`."""
+    return int(_quantity(text, _SIZE_UNITS))
+
+
+def _quantity(text: str, units: Mapping[str, float]) -> float:
+    match = _QUANTITY.fullmatch(text.strip())
+    if text.strip().isdecimal():
+        raise ValueError("the unit is missing")
+    if match is None or match[2] not in units:
+        raise ValueError(f"a number and one of {', '.join(units)}")
+    # round(): 0.05 rather than 50 * 0.001 = 0.05000000000000001
+    return round(float(match[1]) * units[match[2]], 9)
+
+
+# --- the types of values. Each is a parser plus the sentence that says what is allowed. ---
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What may stand for a value, in words; found in the annotation of the key."""
+
+    text: str
+
+
+def _refuse_bare_number(value: object) -> None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("the unit is missing (and the quotes)")
+
+
+def _duration(lowest: float, allowed: str) -> tuple[BeforeValidator, Allowed]:
+    def parse(value: object) -> object:
+        if isinstance(value, str):
+            seconds = parse_duration(value)
+            if lowest <= seconds <= _LONGEST:
+                return seconds
+        _refuse_bare_number(value)
+        raise ValueError(allowed)
+
+    return BeforeValidator(parse), Allowed(allowed)
+
+
+def _whole_number(lowest: int, allowed: str, *others: object) -> tuple[BeforeValidator, Allowed]:
+    def parse(value: object) -> object:
+        if any(value is other or (isinstance(other, str) and value == other) for other in others):
+            return value
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= _LARGEST_COUNT:
+            return value
+        raise ValueError(allowed)
+
+    return BeforeValidator(parse), Allowed(allowed)
+
+
+def _parse_size_value(value: object) -> object:
+    if isinstance(value, str):
+        size = parse_size(value)
+        if 1024 <= size <= _LARGEST_SIZE:
+            return size
+    _refuse_bare_number(value)
+    raise ValueError
+
+
+def _parse_bool(value: object) -> object:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    raise ValueError
+
+
+def _parse_weight(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", value, re.ASCII):
+        value = float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0.001 <= value <= 1_000_000:
+        return float(value)
+    raise ValueError
+
+
+def _address(parse_text: Callable[[str], Address], off: str | None = None) -> BeforeValidator:
+    def parse(value: object) -> object:
+        if isinstance(value, str):
+            return None if off is not None and value == off else parse_text(value)
+        if isinstance(value, Address):
+            return value
+        raise ValueError("this is not text")
+
+    return BeforeValidator(parse)
+
+
+def _parse_function(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"[\w$]+(\.[\w$]+)?", value):
+        return value
+    raise ValueError
+
+
+def _split(value: object) -> object:
+    """A list may be given as text (the environment knows nothing else): JSON, or separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            pass  # "[::1]:6033" is no JSON, but an address
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+_ADDRESS = '"host:port", "[::1]:port" or "unix:/absolute/path"'
+_NAMES = 'a list of function names, each "name" or "schema.name"'
+
+Duration = Annotated[float, *_duration(0.001, 'a duration from "1ms" to "365d" (units ms, s, m, h, d)')]
+DurationOrOff = Annotated[
+    float, *_duration(0.0, 'a duration up to "365d" (units ms, s, m, h, d); "0s" switches it off')
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_parse_size_value),
+    Allowed('a size from "1KiB" to "1024GiB" (units B, KB, KiB, MB, MiB, GB, GiB)'),
+]
+Count = Annotated[int, *_whole_number(1, f"a whole number from 1 to {_LARGEST_COUNT}")]
+CountOrZero = Annotated[int, *_whole_number(0, f"a whole number from 0 to {_LARGEST_COUNT}")]
+CountOrNone = Annotated[
+    int | None, *_whole_number(1, f"a whole number from 1 to {_LARGEST_COUNT}, or the key left out", None)
+]
+CountOrAuto = Annotated[
+    int | Literal["auto"], *_whole_number(1, f'"auto" or a whole number from 1 to {_LARGEST_COUNT}', "auto")
+]
+Flag = Annotated[bool, BeforeValidator(_parse_bool), Allowed("true or false")]
+Weight = Annotated[float, BeforeValidator(_parse_weight), Allowed("a number from 0.001 to 1000000")]
+BackendUrl = Annotated[
+    Address, _address(parse_backend_url), Allowed('"mysql://host[:port]" or "mysql+unix:///absolute/path"')
+]
+Addresses = Annotated[
+    tuple[Annotated[Address, _address(parse_address)], ...],
+    BeforeValidator(_split),
+    Field(min_length=1),
+    Allowed(f"a list of at least one {_ADDRESS}"),
+]
+AddressOrOff = Annotated[Address | None, _address(parse_address, "off"), Allowed(f'{_ADDRESS}, or "off"')]
+Names = Annotated[
+    tuple[Annotated[str, BeforeValidator(_parse_function)], ...], BeforeValidator(_split), Allowed(_NAMES)
+]
+
+
+# --- the sections ---
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, and no key but the declared ones."""
+
+    # arbitrary types: Address is a plain value that its own parser has checked.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+
+def _default(value: object) -> Any:
+    """The default as it is written in the file; parsed like any other value."""
+    return Field(default=value)
+
+
+class BackendConfig(Section):
+    """The server behind the pooler."""
+
+    url: BackendUrl = _default("mysql://127.0.0.1:3306")
+    connect_timeout: Duration = _default("5s")
+
+    @property
+    def address(self) -> Address:
+        """Where the server is."""
+        return self.url
+
+    @property
+    def host(self) -> str:
+        """The server's host; "" for a unix socket."""
+        return self.url.host
+
+    @property
+    def port(self) -> int:
+        """The server's port; 0 for a unix socket."""
+        return self.url.port
+
+    @property
+    def unix_path(self) -> str | None:
+        """The server's unix socket, if it is one."""
+        return self.url.unix_path
+
+
+class ListenConfig(Section):
+    """Where clients come in."""
+
+    addresses: Addresses = _default(("127.0.0.1:6033",))
+    max_clients: Count = _default(10_000)
+    login_timeout: Duration = _default("10s")
+    drain_timeout: DurationOrOff = _default("30s")
+
+
+class PoolConfig(Section):
+    """The backends."""
+
+    max_connections: CountOrAuto = _default("auto")
+    idle_timeout: Duration = _default("60s")
+    max_lifetime: Duration = _default("1h")
+    quantum: Duration = _default("50ms")
+
+
+class QueueConfig(Section):
+    """Waiting for a backend."""
+
+    timeout: Duration = _default("30s")
+    timeout_down: Duration = _default("5s")
+    max_waiting: CountOrZero = _default(10_000)
+
+
+class SessionConfig(Section):
+    """What is kept for a client, and what is given up."""
+
+    read_ahead: Size = _default("1MiB")
+    read_ahead_total: Size = _default("256MiB")
+    request_buffer: Size = _default("1MiB")
+    idle_transaction_timeout: DurationOrOff = _default("0s")
+    on_client_lost: Annotated[Literal["finish"], Allowed('"finish"')] = "finish"
+    trusted_functions: Names = _default(())
+    pin_log: Flag = _default(True)
+
+
+class AuthConfig(Section):
+    """How clients prove who they are."""
+
+    mode: Annotated[Literal["passthrough"], Allowed('"passthrough"')] = "passthrough"
+    cache_ttl: Duration = _default("5m")
+
+
+class HttpConfig(Section):
+    """Metrics, health and the status page."""
+
+    address: AddressOrOff = _default("127.0.0.1:9633")
+
+
+class LogConfig(Section):
+    """What is written to stderr."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], Allowed('"debug", "info", "warning" or "error"')] = (
+        "info"
+    )
+    format: Annotated[Literal["logfmt", "json"], Allowed('"logfmt" or "json"')] = "logfmt"
+
+
+class UserConfig(Section):
+    """The share of one account in the pool."""
+
+    weight: Weight = _default(1.0)
+    max_connections: CountOrNone = _default(None)
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    backend: BackendConfig = BackendConfig()
+    listen: ListenConfig = ListenConfig()
+    pool: PoolConfig = PoolConfig()
+    queue: QueueConfig = QueueConfig()
+    session: SessionConfig = SessionConfig()
+    auth: AuthConfig = AuthConfig()
+    http: HttpConfig = HttpConfig()
+    log: LogConfig = LogConfig()
+    users: Mapping[str, UserConfig] = Field(default_factory=dict)
+
+
+# --- loading ---
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong: where it was written, which key, which value, what is allowed."""
+
+    source: str
+    key: str
+    value: str
+    problem: str
+    allowed: str
+
+    def __str__(self) -> str:
+        text = f"{self.source}: "
+        if self.key:
+            text += f"{self.key} = {self.value}: " if self.value else f"{self.key}: "
+        text += self.problem
+        return f"{text}; allowed: {self.allowed}" if self.allowed else text
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `faults` holds everything that is wrong with it."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("\n".join(str(fault) for fault in faults))
+        self.faults = tuple(faults)
+
+
+Tree = dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Layer:
+    """The values of one source, and how to name the place of each of them."""
+
+    tree: Tree
+    place: Callable[[str], str]
+
+
+def load(
+    path: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Config:
+    """Read the file, the environment and the overrides (`{"backend.url": …}`).
+
+    Raises `ConfigError` with all faults.
+    """
+    faults: list[Fault] = []
+    layers = [_from_flags(overrides or {})]
+    layers.insert(0, _from_environment(env or {}, faults))
+    if path is not None:
+        layers.insert(0, _from_file(Path(path), faults))
+    for layer in layers:
+        faults += _check(layer)
+    if faults:
+        raise ConfigError(faults)
+    merged: Tree = {}
+    for layer in layers:
+        _merge(merged, layer.tree)
+    config = Config.model_validate(merged)
+    faults = _check_together(config, layers)
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _from_file(path: Path, faults: list[Fault]) -> _Layer:
+    layer = _Layer({}, lambda key: str(path))
+    try:
+        layer.tree = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        faults.append(Fault(str(path), "", "", f"cannot be read: {error.strerror or error}", ""))
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        faults.append(Fault(str(path), "", "", f"not UTF-8 (at line {line})", "TOML in UTF-8"))
+    except tomllib.TOMLDecodeError as error:
+        faults.append(Fault(str(path), "", "", f"not TOML: {error}", ""))
+    return layer
+
+
+def _from_environment(env: Mapping[str, str], faults: list[Fault]) -> _Layer:
+    """`MYBOUNCER_POOL__IDLE_TIMEOUT` is pool.idle_timeout.
+
+    Names without `__` are not ours: a Kubernetes service called mybouncer puts `MYBOUNCER_PORT` and more into
+    every container.
+    """
+    names: dict[str, str] = {}
+    tree: Tree = {}
+    for name in sorted(env):
+        section, separator, rest = name.removeprefix(ENV_PREFIX).partition("__")
+        if not name.startswith(ENV_PREFIX) or not separator:
+            continue
+        section = section.lower()
+        user, separator, key = rest.rpartition("__")
+        if section != "users":
+            parts = [section, rest.lower()]
+        elif user and key:
+            parts = [section, user, key.lower()]
+        else:
+            allowed = f"{ENV_PREFIX}USERS__<name>__<KEY>"
+            faults.append(Fault(f"environment variable {name}", "", "", "the account or the key is missing", allowed))
+            continue
+        names[_dotted(parts)] = name
+        _put(tree, parts, env[name])
+    return _Layer(tree, lambda key: f"environment variable {_nearest_place(names, key)}")
+
+
+def _from_flags(overrides: Mapping[str, object]) -> _Layer:
+    tree: Tree = {}
+    for key, value in overrides.items():
+        _put(tree, key.split(".", 1), value)
+    return _Layer(tree, lambda key: f"flag {_nearest_place(FLAGS, key)}")
+
+
+def _nearest_place(places: Mapping[str, str], key: str) -> str:
+    """Where `key` was written; `listen.addresses[1]` and a whole section belong to what holds them."""
+    for known, place in places.items():
+        if key == known or key.startswith((f"{known}[", f"{known}.")) or known.startswith(f"{key}."):
+            return place
+    return key
+
+
+def _put(tree: Tree, parts: list[str], value: object) -> None:
+    for part in parts[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[parts[-1]] = value
+
+
+def _merge(into: Tree, tree: Tree) -> None:
+    for key, value in tree.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, dict) else value
+
+
+def _check(layer: _Layer) -> list[Fault]:
+    try:
+        Config.model_validate(layer.tree)
+    except ValidationError as error:
+        return [_fault(layer, details) for details in error.errors(include_url=False, include_context=True)]
+    return []
+
+
+def _fault(layer: _Layer, details: Any) -> Fault:
+    loc: tuple[int | str, ...] = details["loc"]
+    key = _dotted(loc)
+    source = layer.place(key)
+    if details["type"] == "extra_forbidden":
+        known = _known(loc[:-1])
+        return Fault(source, key, "", _unknown(str(loc[-1]), known, len(loc) == 1), ", ".join(known))
+    if details["type"] in ("model_type", "dict_type", "mapping_type"):
+        return Fault(source, key, "", "this is a section, not a value", f"[{key}]")
+    problem = "cannot be used"
+    reason = details.get("ctx", {}).get("error")
+    allowed = _allowed(loc)
+    if isinstance(reason, ValueError) and str(reason) and str(reason) != allowed:
+        problem = str(reason)
+    return Fault(source, key, _shown(details["input"]), problem, allowed)
+
+
+def _unknown(name: str, known: list[str], is_section: bool) -> str:
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    what = "unknown section" if is_section else "unknown key"
+    return f"{what}, did you mean {near[0]}?" if near else what
+
+
+def _section(loc: tuple[int | str, ...]) -> type[BaseModel]:
+    if not loc:
+        return Config
+    if loc[0] == "users":
+        return UserConfig
+    section = Config.model_fields[str(loc[0])].annotation
+    assert isinstance(section, type) and issubclass(section, BaseModel)
+    return section
+
+
+def _known(loc: tuple[int | str, ...]) -> list[str]:
+    return list(_section(loc).model_fields)
+
+
+def _allowed(loc: tuple[int | str, ...]) -> str:
+    depth = 3 if loc[0] == "users" else 2
+    field = _section(loc[: depth - 1]).model_fields.get(str(loc[depth - 1])) if len(loc) >= depth else None
+    return next((item.text for item in field.metadata if isinstance(item, Allowed)), "") if field else ""
+
+
+def _dotted(loc: list[str] | tuple[int | str, ...]) -> str:
+    text = ""
+    for depth, part in enumerate(loc):
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif depth == 1 and loc[0] == "users":
+            text += f'."{part}"'
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+def _shown(value: object) -> str:
+    """The value as it was written, cut short, and without what may be a password in front of an `@`."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    if "@" in text:
+        text = f'"…@{text.rpartition("@")[2]}'
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _check_together(config: Config, layers: list[_Layer]) -> list[Fault]:
+    """What no value shows alone."""
+    faults: list[Fault] = []
+
+    def fault(key: str, value: object, problem: str, allowed: str) -> None:
+        section, name = key.split(".")
+        writers = [layer for layer in layers if name in layer.tree.get(section, {})]
+        source = writers[-1].place(key) if writers else "default"
+        faults.append(Fault(source, key, _shown(value), problem, allowed))
+
+    fixed = [address for address in config.listen.addresses if address.is_unix or address.port]
+    for address in sorted({str(address) for address in fixed if fixed.count(address) > 1}):
+        fault("listen.addresses", address, "given twice", "every address once")
+    if config.http.address in fixed:
+        fault("http.address", str(config.http.address), "clients are accepted there", "an address of its own")
+    if config.backend.address in fixed:
+        fault(
+            "listen.addresses",
+            str(config.backend.address),
+            "the server is there",
+            "another address than backend.url",
+        )
+    if config.session.read_ahead > config.session.read_ahead_total:
+        fault(
+            "session.read_ahead_total",
+            config.session.read_ahead_total,
+            f"less than session.read_ahead, {config.session.read_ahead} bytes",
+            "at least session.read_ahead",
+        )
+    return faults

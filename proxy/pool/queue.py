@@ -1,0 +1,190 @@
+"""Who waits, in which order, until when.
+
+Every waiter ends exactly once: granted, failed or cancelled. All waiters of one server share one timeout, so the order
+of joining is the order of deadlines: what has expired is always at the front, and nobody behind it is looked at.
+A changed timeout holds for those who wait already.
+
+Removal from the middle is O(1) (OrderedDict is a linked list; a plain dict would scan its dead entries from the front).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proxy.pool.pool import Account, Backend, Pool
+
+WAITING, GRANTED, FAILED, CANCELLED = range(4)
+WAITER_STATES = ("waiting", "granted", "failed", "cancelled")
+
+# Upper bounds in seconds of the wait-time histogram; one more bucket holds what is above the last.
+WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+MAX_HISTOGRAMS = 1000
+OTHER = "other"
+
+
+class FailureKind(Enum):
+    """Why a backend could not be opened, or why a wait ended without one."""
+
+    REFUSED_SERVER = "refused_server"  # 1040, 1135: the server is full
+    REFUSED_ACCOUNT = "refused_account"  # 1203, 1226 max_user_connections: the account is full
+    DOWN = "down"  # connect refused, timed out, lost in the handshake
+    ACCOUNT_ERROR = "account_error"  # 1045, locked, expired, hourly quota: trying again would not help
+    TIMEOUT = "timeout"  # the wait was over before a slot was free
+    DRAIN = "drain"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    kind: FailureKind
+    code: int = 0
+    message: str = ""
+    sqlstate: bytes = b"HY000"
+
+
+class QueueFull(Exception):
+    """`queue.max_waiting` clients wait already."""
+
+
+class Waiter:
+    """A client that waits for a lease. Callbacks may come before `enqueue` returns."""
+
+    __slots__ = (
+        "client",
+        "deadline",
+        "enqueued_at",
+        "last",
+        "needs_bare",
+        "on_fail",
+        "on_grant",
+        "pool",
+        "settings",
+        "state",
+    )
+
+    def __init__(
+        self,
+        pool: Pool,
+        client: object,
+        settings: object,
+        needs_bare: bool,
+        last: Backend | None,
+        on_grant: Callable[[Any], None],
+        on_fail: Callable[[Failure], None],
+    ) -> None:
+        self.pool = pool
+        self.client = client
+        self.settings = settings
+        self.needs_bare = needs_bare
+        self.last = last
+        self.on_grant = on_grant
+        self.on_fail = on_fail
+        self.enqueued_at = 0.0
+        self.deadline = 0.0
+        self.state = WAITING
+
+    def takes(self, backend: Backend) -> bool:
+        return backend.pool is self.pool and (backend.bare or not self.needs_bare)
+
+    def __repr__(self) -> str:
+        return f"<Waiter {self.pool.account.name} {WAITER_STATES[self.state]} since {self.enqueued_at:.3f}>"
+
+
+class LoginWaiter:
+    """An unproven login that waits for a free slot. Without a deadline of its own it gets `login_timeout`."""
+
+    __slots__ = ("client", "deadline", "enqueued_at", "on_fail", "on_slot", "state")
+
+    def __init__(
+        self,
+        on_slot: Callable[[], None],
+        on_fail: Callable[[Failure], None],
+        deadline: float = inf,
+        client: object = None,
+    ) -> None:
+        self.on_slot = on_slot
+        self.on_fail = on_fail
+        self.deadline = deadline
+        self.client = client
+        self.enqueued_at = 0.0
+        self.state = WAITING
+
+
+class Queue:
+    """All waiters of one server in the order they joined; each is also in its account's line.
+
+    `join` and `leave` are the only ways in and out.
+    """
+
+    __slots__ = ("abandoned", "failed", "grants", "line", "timeout", "timeouts", "wait_buckets", "wait_sums")
+
+    def __init__(self, timeout: float) -> None:
+        self.line: OrderedDict[Waiter, None] = OrderedDict()
+        self.timeout = timeout
+        self.grants = 0
+        self.timeouts = 0
+        self.failed = 0
+        self.abandoned = 0
+        self.wait_buckets: dict[str, list[int]] = {}
+        self.wait_sums: dict[str, float] = {}
+
+    def join(self, waiter: Waiter, now: float) -> None:
+        assert waiter.state == WAITING
+        waiter.enqueued_at = now
+        waiter.deadline = now + self.timeout
+        self.line[waiter] = None
+        waiter.pool.account.waiters[waiter] = None
+        waiter.pool.waiting += 1
+
+    def leave(self, waiter: Waiter, state: int, now: float) -> None:
+        assert waiter.state == WAITING and state != WAITING
+        waiter.state = state
+        del self.line[waiter]
+        pool = waiter.pool
+        del pool.account.waiters[waiter]
+        pool.waiting -= 1
+        self._observe(pool.account, now - waiter.enqueued_at)
+
+    def set_timeout(self, timeout: float) -> None:
+        self.timeout = timeout
+        for waiter in self.line:
+            waiter.deadline = waiter.enqueued_at + timeout
+
+    def expired(self, now: float, down_since: float | None, timeout_down: float) -> Waiter | None:
+        """The oldest waiter, if its time is over."""
+        waiter = self.oldest
+        if waiter is None or now < self.ends_at(waiter, down_since, timeout_down):
+            return None
+        return waiter
+
+    def ends_at(self, waiter: Waiter, down_since: float | None, timeout_down: float) -> float:
+        if down_since is None:
+            return waiter.deadline
+        return min(waiter.deadline, max(waiter.enqueued_at, down_since) + timeout_down)
+
+    @property
+    def oldest(self) -> Waiter | None:
+        return next(iter(self.line), None)
+
+    def _observe(self, account: Account, waited: float) -> None:
+        name = account.name
+        buckets = self.wait_buckets.get(name)
+        if buckets is None:
+            if len(self.wait_buckets) >= MAX_HISTOGRAMS:
+                name = OTHER
+            buckets = self.wait_buckets.setdefault(name, [0] * (len(WAIT_BOUNDS) + 1))
+            self.wait_sums.setdefault(name, 0.0)
+        buckets[bisect_left(WAIT_BOUNDS, waited)] += 1
+        self.wait_sums[name] += waited
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(self.line)

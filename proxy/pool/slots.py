@@ -1,0 +1,89 @@
+"""The places a backend can be in, and the one function that moves it: `move`.
+
+Everything that counts backends is a count of places and is changed here, together: the budget's counts, the account's
+counts, `pool.idle`, `pool.opening`, `shares.holding`. An opening has a slot before it has a backend, hence `take` and
+`fail`. A backend that is closed for somebody carries a promise of its slot until it is closed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.pool.budget import FREE, IDLE, OPENING, Budget
+from proxy.pool.logins import Logins
+from proxy.pool.pool import Account, Pool
+from proxy.pool.shares import Shares
+
+LOGIN = None  # the party a slot is promised to when it is not an account
+
+
+class Slots:
+    __slots__ = ("_budget", "_logins", "_shares", "promises")
+
+    def __init__(self, budget: Budget, shares: Shares, logins: Logins) -> None:
+        self._budget = budget
+        self._shares = shares
+        self._logins = logins
+        self.promises: dict[Any, Account | None] = {}
+
+    def move(self, backend: Any, to: int) -> None:
+        before = backend.slot
+        pool = backend.pool
+        if before == IDLE:
+            del pool.idle[backend]
+        elif before == OPENING:
+            pool.opening -= 1
+        backend.slot = to
+        if to == FREE:
+            self._count_out(pool.account, before)
+            self._budget.release(before)
+            return
+        counts = pool.account.counts
+        counts[before] -= 1
+        counts[to] += 1
+        self._budget.move(before, to)
+        if to == IDLE:
+            pool.idle[backend] = None
+
+    def take(self, pool: Pool) -> None:
+        """A free slot becomes an opening of `pool`."""
+        self._budget.acquire()
+        self.count_in(pool)
+
+    def count_in(self, pool: Pool) -> None:
+        """An opening that has its slot already belongs to `pool` from now on."""
+        account = pool.account
+        pool.opening += 1
+        account.counts[OPENING] += 1
+        account.slots += 1
+        self._shares.holding[account] = None
+
+    def fail(self, pool: Pool) -> None:
+        """An opening of `pool` has failed: its slot is free."""
+        pool.opening -= 1
+        self._count_out(pool.account, OPENING)
+        self._budget.release(OPENING)
+
+    def promise(self, backend: Any, party: Account | None) -> None:
+        self.promises[backend] = party
+        backend.pool.account.leaving += 1
+        if party is LOGIN:
+            self._logins.promised += 1
+        else:
+            party.promised += 1
+
+    def redeem(self, backend: Any) -> Account | None:
+        """It is closed: the promise is due."""
+        party = self.promises.pop(backend)
+        backend.pool.account.leaving -= 1
+        if party is LOGIN:
+            self._logins.promised -= 1
+        else:
+            party.promised -= 1
+        return party
+
+    def _count_out(self, account: Account, before: int) -> None:
+        account.counts[before] -= 1
+        account.slots -= 1
+        if not account.slots:
+            del self._shares.holding[account]

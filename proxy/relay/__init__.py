@@ -1,0 +1,1 @@
+"""The only asyncio of the proxy: connections, logins and the hot path between a client and its backend."""

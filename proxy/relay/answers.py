@@ -1,0 +1,53 @@
+"""Answers that we give ourselves, in the client's dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from proxy.wire.framing import frame
+from proxy.wire.packets import build_column, build_eof, build_ok, lenenc_int, lenenc_str
+
+_VARCHAR, _LONG, _LONGLONG = 0xFD, 0x03, 0x08
+_UTF8 = 33
+
+WARNING_COLUMNS = (
+    build_column(b"Level", _VARCHAR, 21, _UTF8, flags=0x01, decimals=31),
+    build_column(b"Code", _LONG, 4, flags=0xA1),
+    build_column(b"Message", _VARCHAR, 1536, _UTF8, flags=0x01, decimals=31),
+)
+
+
+def number_column(label: bytes) -> bytes:
+    """The column definition of a function that returns a number."""
+    return build_column(label, _LONGLONG, 21)
+
+
+def number_row(value: int) -> bytes:
+    """A text row of one number."""
+    return lenenc_str(b"%d" % value)
+
+
+def result_set(
+    columns: Sequence[bytes],
+    rows: Sequence[bytes],
+    *,
+    deprecate_eof: bool,
+    status: int,
+    seq: int = 1,
+    warnings: int = 0,
+) -> bytes:
+    """Return a whole text result set as frames, the first with sequence id `seq`."""
+    payloads = [lenenc_int(len(columns)), *columns]
+    if not deprecate_eof:
+        payloads.append(build_eof(0, status))
+    payloads += rows
+    if deprecate_eof:
+        payloads.append(build_ok(status=status, warnings=warnings, header=0xFE))
+    else:
+        payloads.append(build_eof(warnings, status))
+    return b"".join([frame(payload, seq + i) for i, payload in enumerate(payloads)])
+
+
+def end_of_data(*, deprecate_eof: bool, status: int) -> bytes:
+    """The payload of an EOF as this client knows it: the answer to COM_SET_OPTION and COM_DEBUG."""
+    return build_ok(status=status, header=0xFE) if deprecate_eof else build_eof(0, status)

@@ -1,0 +1,234 @@
+"""A connection that we opened to the server.
+
+What arrives on it belongs, in this order, to: our own batch of commands, the response that a client awaits, or nobody.
+Whatever belongs to nobody closes the backend (protocol.md E.2: an idle one is told of 4031 or a shutdown that way).
+
+Its slot in the budget is freed only in `connection_lost`: when the server has closed its side, or when there is no
+connection any more. Places (`slot`) are moved by the pool's registry alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from proxy.pool.budget import FREE
+from proxy.wire import constants as c
+from proxy.wire.framing import ProtocolError, frame
+from proxy.wire.response import ResponseReader
+
+from . import lease
+from .internal import Answer, Batch
+
+if TYPE_CHECKING:
+    from proxy.pool.pool import Pool
+    from proxy.session.state import Settings
+
+    from .client import Client
+    from .relay import Relay
+
+MAX_STATEMENTS = 200  # prepared statements kept on a backend; the server's limit is 16382 over all connections
+
+_QUIT = frame(bytes((c.COM_QUIT,)))
+
+
+class Backend(asyncio.Protocol):
+    """One connection of a pool. The attributes up to `retire_at` are the pool's interface."""
+
+    __slots__ = (
+        "bare",
+        "batch",
+        "capabilities",
+        "client",
+        "close_reason",
+        "idle_since",
+        "last_client",
+        "leased_since",
+        "lost",
+        "pool",
+        "reader",
+        "reading_paused",
+        "relay",
+        "retire_at",
+        "running",
+        "settings",
+        "slot",
+        "soft",
+        "statements",
+        "thread_id",
+        "transport",
+        "writing_paused",
+    )
+
+    def __init__(self, relay: Relay, pool: Pool, transport: asyncio.Transport, thread_id: int) -> None:
+        self.relay = relay
+        self.pool = pool
+        self.capabilities = pool.key if isinstance(pool.key, int) else 0
+        self.slot = FREE
+        self.settings: Settings | None = None
+        self.bare = True
+        self.last_client: Client | None = None
+        self.idle_since = self.leased_since = 0.0
+        self.retire_at = 0.0
+        self.transport = transport
+        self.thread_id = thread_id
+        self.reader = ResponseReader()
+        self.client: Client | None = None
+        self.batch: Batch | None = None
+        self.running = False
+        self.soft = 0
+        self.statements: dict[object, int] = {}
+        self.close_reason = ""
+        self.lost = self.reading_paused = self.writing_paused = False
+
+    def __repr__(self) -> str:
+        return f"<Backend {self.thread_id} slot={self.slot} running={self.running}>"
+
+    # What the server sends
+
+    def data_received(self, data: bytes) -> None:
+        """Pass a chunk of the running response on. Hot: nothing is awaited or created here."""
+        if self.running:
+            reader = self.reader
+            try:
+                out = reader.feed(data)
+            except ProtocolError as exc:
+                self.broken(f"protocol error: {exc}")
+                return
+            client = self.client
+            if client is not None and out:
+                client.forward(out)
+            if reader.done:
+                self.running = False
+                if reader.extra:
+                    self.broken("bytes behind the end of a response")
+                else:
+                    lease.finish(self, client)
+            elif reader.local:
+                lease.file_wanted(self, client)
+            return
+        self._own_data(data)
+
+    def _own_data(self, data: bytes) -> None:
+        batch = self.batch
+        if batch is None:
+            if not self.close_reason:
+                self.close("unasked_data")
+            return
+        try:
+            complete = batch.feed(data)
+        except (ProtocolError, IndexError) as exc:
+            self.broken(f"protocol error: {exc}")
+            return
+        if complete:
+            self.batch = None
+            batch.done(batch.answers)
+
+    def eof_received(self) -> bool:
+        """The server has closed: so do we, and `connection_lost` follows."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The server is done with this connection."""
+        self.lost = True
+        self.running = False
+        self.relay.backend_lost(self)
+        batch, self.batch = self.batch, None
+        if batch is not None:
+            batch.done(None)
+        client, self.client = self.client, None
+        if client is not None:
+            lease.lost(self, client)
+
+    def pause_writing(self) -> None:
+        """The server takes no more: stop reading from the client that uploads."""
+        self.writing_paused = True
+        if self.client is not None:
+            self.client.pause_upload()
+
+    def resume_writing(self) -> None:
+        """The server takes again."""
+        self.writing_paused = False
+        if self.client is not None:
+            self.client.resume_upload()
+
+    # What we send
+
+    def send(self, data: bytes, kind: int, virtual_id: int = 0) -> None:
+        """Send a client's command and await a response of `kind`."""
+        self.reader.begin(kind, virtual_id)
+        self.running = True
+        self.transport.write(data)
+
+    def run_batch(self, commands: Sequence[bytes], done: Callable[[list[Answer] | None], None]) -> None:
+        """Send our own commands in one write. `done` is called from the loop, never from inside this call."""
+        assert self.batch is None, "one batch at a time"
+        assert not self.running, "no batch while a response is awaited"
+        self.batch = Batch(commands, done)
+        self.transport.write(self.batch.encode())
+
+    async def run(self, commands: Sequence[bytes]) -> list[Answer]:
+        """Send our own commands and wait for the answers. Raises ConnectionError if the backend dies."""
+        future: asyncio.Future[list[Answer] | None] = asyncio.get_running_loop().create_future()
+        self.run_batch(commands, lambda answers: None if future.done() else future.set_result(answers))
+        answers = await future
+        if answers is None:
+            raise ConnectionError("backend lost")
+        return answers
+
+    def remember_statement(self, key: object, statement_id: int) -> None:
+        """Record a statement prepared here; the one it replaces, or the oldest, is closed."""
+        old = self.statements.pop(key, 0)
+        if not old and len(self.statements) >= MAX_STATEMENTS:
+            old = self.statements.pop(next(iter(self.statements)))
+        self.statements[key] = statement_id
+        if old:
+            self.close_statement(old)
+
+    def close_statement(self, statement_id: int) -> None:
+        """COM_STMT_CLOSE: the server sends no answer."""
+        self.transport.write(frame(bytes((c.COM_STMT_CLOSE,)) + statement_id.to_bytes(4, "little")))
+
+    def pause_reading(self) -> None:
+        """Stop reading the response: its client does not keep up."""
+        if not self.reading_paused and not self.lost:
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read the response again."""
+        if self.reading_paused:
+            self.reading_paused = False
+            if not self.lost:
+                self.transport.resume_reading()
+
+    # Ends
+
+    def close(self, reason: str) -> None:
+        """Say goodbye. The slot stays taken until the server has closed its side."""
+        if self.close_reason or self.lost:
+            return
+        self.close_reason = reason
+        self.resume_reading()
+        self.relay.backend_closing(self)
+        self.transport.write(_QUIT)
+        self.relay.abort_later(self)
+
+    def hang_up(self, reason: str) -> None:
+        """End a command that cannot be completed: the server sees the end of our stream and gives up by itself."""
+        if self.close_reason or self.lost:
+            return
+        self.close_reason = reason
+        self.resume_reading()
+        self.relay.backend_closing(self)
+        self.transport.write_eof()
+        self.relay.abort_later(self)
+
+    def broken(self, reason: str) -> None:
+        """The server spoke nonsense: there is nothing to wait for."""
+        self.relay.log.warning("backend broken", thread_id=self.thread_id, reason=reason)
+        self.close_reason = self.close_reason or "protocol_error"
+        self.running = False
+        self.relay.backend_closing(self)
+        self.transport.abort()

@@ -1,0 +1,167 @@
+"""Log in to the server: the backend side of the authentication plugins (protocol.md A.4).
+
+A login that was begun is finished: abandoned handshakes count towards the server's `max_connect_errors` and would get
+our host blocked (1129).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from proxy import __version__
+from proxy.address import Address
+from proxy.wire import auth
+from proxy.wire import constants as c
+from proxy.wire.framing import ProtocolError
+from proxy.wire.packets import Err, Greeting, HandshakeResponse, parse_auth_switch, parse_err
+
+from .stream import PacketStream, PeerGone
+
+# What every backend speaks (protocol.md 0.3), whatever its clients can do.
+ALWAYS = (
+    c.CLIENT_LONG_PASSWORD
+    | c.CLIENT_LONG_FLAG
+    | c.CLIENT_PROTOCOL_41
+    | c.CLIENT_TRANSACTIONS
+    | c.CLIENT_SECURE_CONNECTION
+    | c.CLIENT_PLUGIN_AUTH
+    | c.CLIENT_PLUGIN_AUTH_LENENC
+    | c.CLIENT_CONNECT_ATTRS
+    | c.CLIENT_SESSION_TRACK
+    | c.CLIENT_DEPRECATE_EOF
+)
+
+# What makes two backends of one account different (protocol.md A.2).
+KEY = (
+    c.CLIENT_FOUND_ROWS
+    | c.CLIENT_LOCAL_FILES
+    | c.CLIENT_MULTI_RESULTS
+    | c.CLIENT_PS_MULTI_RESULTS
+    | c.CLIENT_IGNORE_SPACE
+)
+
+
+class Refused(Exception):
+    """The server answered with an ERR; `err` is its own."""
+
+    def __init__(self, err: Err) -> None:
+        super().__init__(f"{err.code}: {err.message.decode('utf-8', 'replace')}")
+        self.err = err
+
+
+@dataclass(slots=True)
+class Login:
+    """A connection that the server has accepted."""
+
+    transport: asyncio.Transport
+    greeting: Greeting
+
+
+async def connect(
+    address: Address, user: bytes, password: bytes, key: int, collation_id: int, greeted: list[Greeting]
+) -> Login:
+    """Open a connection and log in as `user`. The greeting is appended to `greeted` as soon as it is there.
+
+    Raises Refused with the server's ERR, OSError or PeerGone when the server cannot be reached, ProtocolError when it
+    speaks nonsense or wants a plugin that we do not have.
+    """
+    loop = asyncio.get_running_loop()
+    stream = PacketStream(limit=1 << 20)
+    if address.unix_path is not None:
+        await loop.create_unix_connection(lambda: stream, address.unix_path)
+    else:
+        await loop.create_connection(lambda: stream, address.host, address.port)
+    try:
+        packet = await stream.read_packet()
+        if packet[:1] == b"\xff":
+            raise Refused(parse_err(packet))
+        greeting = Greeting.parse(packet)
+        greeted.append(greeting)
+        await _log_in(stream, greeting, user, password, key, collation_id, address.is_unix)
+        transport, _ = stream.detach()
+    except BaseException:
+        if stream.transport is not None:
+            stream.transport.close()
+        raise
+    return Login(transport, greeting)
+
+
+async def _log_in(
+    stream: PacketStream, greeting: Greeting, user: bytes, password: bytes, key: int, collation_id: int, private: bool
+) -> None:
+    plugin, nonce = greeting.plugin, greeting.nonce
+    if plugin not in _SCRAMBLES:
+        plugin = c.CACHING_SHA2_PASSWORD
+    capabilities = (ALWAYS | key) & (greeting.capabilities | c.CLIENT_LONG_PASSWORD)
+    if not capabilities & c.CLIENT_DEPRECATE_EOF or not capabilities & c.CLIENT_SESSION_TRACK:
+        raise ProtocolError("the server is too old: DEPRECATE_EOF and SESSION_TRACK are needed")
+    attributes = {
+        b"_client_name": b"mybouncer",
+        b"_client_version": __version__.encode(),
+        b"_pid": str(os.getpid()).encode(),
+        b"program_name": b"mybouncer",
+    }
+    scramble = _SCRAMBLES[plugin](password, nonce)
+    stream.write_packet(
+        HandshakeResponse(capabilities, collation_id, user, scramble, None, plugin, attributes).encode()
+    )
+    while True:
+        packet = await stream.read_packet()
+        if not packet:
+            raise ProtocolError("empty packet in a login")
+        if packet[0] == 0x00:
+            return
+        if packet[0] == 0xFF:
+            raise Refused(parse_err(packet))
+        if packet[0] == 0xFE:
+            plugin, nonce = parse_auth_switch(packet)
+            if plugin not in _SCRAMBLES:
+                name = plugin.decode("ascii", "replace")
+                raise Refused(
+                    Err(1251, b"08004", f"mybouncer cannot log in with authentication plugin '{name}'".encode())
+                )
+            if plugin == c.SHA256_PASSWORD:
+                await _send_secret(stream, password, nonce, private, b"\x01")
+            else:
+                stream.write_packet(_SCRAMBLES[plugin](password, nonce))
+        elif packet == b"\x01\x04":
+            await _send_secret(stream, password, nonce, private, b"\x02")
+        elif packet != b"\x01\x03":
+            raise ProtocolError(f"unexpected packet {packet[:1].hex()} in a login")
+
+
+_SCRAMBLES: dict[bytes, Callable[[bytes, bytes], bytes]] = {
+    c.NATIVE_PASSWORD: auth.scramble_native,
+    c.CACHING_SHA2_PASSWORD: auth.scramble_sha2,
+    c.SHA256_PASSWORD: lambda _password, _nonce: b"",
+}
+
+
+async def _send_secret(stream: PacketStream, password: bytes, nonce: bytes, private: bool, ask: bytes) -> None:
+    """Full authentication: the password itself on a unix socket, else encrypted with the server's key."""
+    if not password or (private and ask == b"\x02"):
+        stream.write_packet(password + b"\0")
+        return
+    stream.write_packet(ask)
+    packet = await stream.read_packet()
+    if packet[:1] == b"\xff":
+        raise Refused(parse_err(packet))
+    try:
+        key = load_pem_public_key(packet[1:])
+    except ValueError as exc:
+        raise ProtocolError(f"the server's public key cannot be read: {exc}") from exc
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise ProtocolError("the server's public key is not an RSA key")
+    # SHA-1 is what the protocol says for this padding.
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303
+    stream.write_packet(key.encrypt(auth.xor_nonce(password + b"\0", nonce), oaep))
+
+
+__all__ = ["KEY", "Login", "PeerGone", "Refused", "connect"]

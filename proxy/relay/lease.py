@@ -1,0 +1,639 @@
+"""A lease, from grant to release: the only place where a client and a backend meet.
+
+The life of one command:
+
+    start -> (acquire | wait) -> ready -> [prepare] -> send -> response -> finish -> [aftercare] -> settle
+
+* `ready` sends at once when the backend is in the client's settings and owes nobody anything; that is the hot path,
+  and it creates no task, future or closure.
+* `prepare` runs one batch of our own commands first: capture what the last client may still ask for, restore this
+  client's settings, prepare its statement again. The client's command is never written behind a restore that may
+  fail (protocol.md 0.10).
+* `aftercare` asks the server what an ERR or an untracked SET has left unknown (0.2, A.3).
+* `settle` ends the lease, unless a transaction is open or the session is pinned.
+
+A command that was written to a backend is never sent again. One whose `prepare` failed because the backend died
+was not written, and may get another backend.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.pool.budget import LEASED
+from proxy.pool.queue import QueueFull, Waiter
+from proxy.session import pins
+from proxy.session.classify import (
+    CALC_FOUND_ROWS,
+    CHARSET,
+    CREDENTIALS,
+    KEEPS_DIAGNOSTICS,
+    NEED_FOUND_ROWS,
+    NEED_LAST_BACKEND,
+    NEED_INSERT_ID,
+    NEED_ROW_COUNT,
+    NEED_WARNINGS,
+    PINS_ON_SUCCESS,
+    PLAIN,
+    SETS_INSERT_ID,
+    TIMESTAMP_DEFAULT,
+)
+from proxy.session.state import COLLATION_UNKNOWN, NEEDS_FRESH, PIN_MASK, restore_after_reset, restore_commands
+from proxy.wire import constants as c
+from proxy.wire.framing import ProtocolError
+from proxy.wire.packets import Err, iter_trackers
+from proxy.wire.response import PREPARE, QUERY, ResponseReader
+
+from .prepared import Prepared, execute_packet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from proxy.session.state import Settings
+
+    from .backend import Backend
+    from .client import Client
+    from .internal import Answer
+
+# The flags of a response that say something about the session; the others are about the statement.
+SESSION_FLAGS = (
+    c.SERVER_STATUS_IN_TRANS
+    | c.SERVER_STATUS_AUTOCOMMIT
+    | c.SERVER_STATUS_NO_BACKSLASH_ESCAPES
+    | c.SERVER_STATUS_IN_TRANS_READONLY
+    | c.SERVER_STATUS_ANSI_QUOTES
+)
+
+# What a COM_RESET_CONNECTION does not undo (protocol.md D.1): such a backend is closed.
+UNRESETTABLE = pins.ROLE | pins.RESOURCE_GROUP | pins.PROFILING | pins.XA
+
+# Soft state that the last client may still ask for, and that must be read before another one uses the backend.
+SOFT_INSERT_ID = 1
+SOFT_WARNINGS = 2
+
+_MAX_TRIES = 3
+
+NO_RESPONSE = -1  # a client's command that the server does not answer
+
+_RESET = bytes((c.COM_RESET_CONNECTION,))
+_SHOW_WARNINGS = bytes((c.COM_QUERY,)) + b"SHOW WARNINGS"
+_INSERT_ID = bytes((c.COM_QUERY,)) + b"SELECT LAST_INSERT_ID()"
+_FOUND_ROWS = bytes((c.COM_QUERY,)) + b"SELECT FOUND_ROWS()"
+
+
+def start(client: Client) -> None:
+    """`client.packet` is a complete command: run it on a backend, now or when there is one."""
+    backend = client.backend
+    if backend is None:
+        relay = client.relay
+        if relay.draining:
+            client.refuse_shutdown()
+            return
+        settings = client.settings
+        backend = relay.registry.acquire_nowait(client.pool, settings, settings.schema is None, client.last, client)
+        if backend is None:
+            wait(client)
+            return
+        client.backend = backend
+        backend.client = client
+    ready(client, backend)
+
+
+def reserve(client: Client) -> None:
+    """Get the client a lease for a command that is still arriving."""
+    relay = client.relay
+    if relay.draining:
+        client.refuse_shutdown()
+        return
+    settings = client.settings
+    backend = relay.registry.acquire_nowait(client.pool, settings, settings.schema is None, client.last, client)
+    if backend is None:
+        wait(client)
+    else:
+        client.granted(backend)
+
+
+def wait(client: Client) -> None:
+    """Put the client into its account's queue."""
+    relay = client.relay
+    settings = client.settings
+    waiter = Waiter(
+        client.pool, client, settings, settings.schema is None, client.last, client.granted, client.wait_failed
+    )
+    client.waiter = waiter
+    try:
+        relay.registry.enqueue(waiter)
+    except QueueFull:
+        client.wait_failed(relay.queue_full)
+        return
+    relay.watch_queue()
+
+
+def ready(client: Client, backend: Backend) -> None:
+    """The client holds a lease: send its command, or what has to come before it."""
+    statement = client.statement
+    if (
+        backend.settings is client.settings
+        and (backend.last_client is client or not (backend.soft or client.verdict.needs))
+        and (statement is None or statement.key in backend.statements)
+    ):
+        send(client, backend)
+    else:
+        prepare(client, backend)
+
+
+def send(client: Client, backend: Backend) -> None:
+    """Write the client's command. From here on it may have been executed."""
+    backend.last_client = client
+    verdict = client.verdict
+    if verdict.pins and not verdict.flags & PINS_ON_SUCCESS:
+        client.add_pins(verdict.pins)
+    packet = client.packet
+    statement = client.statement
+    if statement is not None:
+        try:
+            packet = statement_packet(backend, statement, packet)
+        except ProtocolError as exc:
+            client.malformed(str(exc), exc.code)
+            return
+    client.packet = b""
+    if client.kind == NO_RESPONSE:
+        backend.transport.write(packet)
+        settle(client, backend)
+        return
+    reader = backend.reader
+    reader.deprecate_eof = client.deprecate_eof
+    reader.session_track = client.session_track
+    reader.mid_status = client.status
+    backend.send(packet, client.kind, client.next_statement_id)
+
+
+def statement_packet(backend: Backend, statement: Prepared, packet: bytes) -> bytes:
+    """The client's command on a prepared statement, with the backend's id for it."""
+    statement_id = backend.statements[statement.key]
+    if packet[4] == c.COM_STMT_EXECUTE:
+        return execute_packet(packet, statement, statement_id)
+    return packet[:5] + statement_id.to_bytes(4, "little") + packet[9:]
+
+
+# Before the statement
+
+
+def prepare(client: Client, backend: Backend) -> None:
+    """Bring the backend into the client's state, then go on with `ready`."""
+    if client.verdict.needs and backend.last_client is not client and not _soft_state_at_hand(client, backend):
+        return
+    commands: list[bytes] = []
+    captured = _capture_commands(client, backend, commands)
+    first_restore = len(commands)
+    statement = client.statement
+    missing = statement is not None and statement.key not in backend.statements
+    if missing and statement is not None and statement.settings is not client.settings:
+        _restore(backend, statement.settings, commands)
+        first_prepare = len(commands)
+        commands.append(bytes((c.COM_STMT_PREPARE,)) + statement.text)
+        _restore(backend, client.settings, commands)
+    else:
+        _restore(backend, client.settings, commands)
+        first_prepare = len(commands)
+        if missing and statement is not None:
+            commands.append(bytes((c.COM_STMT_PREPARE,)) + statement.text)
+    if client.verdict.needs & NEED_INSERT_ID and client.insert_id_backend is not backend:
+        commands.append(b"\x03SET last_insert_id=%d" % client.insert_id)
+        client.insert_id_backend = backend
+        backend.soft |= SOFT_INSERT_ID
+    backend.last_client = client
+    if not commands:
+        ready(client, backend)
+        return
+
+    def done(answers: list[Answer] | None) -> None:
+        if answers is None:
+            if captured is not None:
+                captured.capture_done(backend, None, 0)
+            return  # `lost` speaks to the client
+        if captured is not None:
+            captured.capture_done(backend, answers, first_restore)
+        _prepared(client, backend, answers, first_restore, first_prepare if missing else -1)
+
+    backend.run_batch(commands, done)
+
+
+def _prepared(client: Client, backend: Backend, answers: Sequence[Answer], restore_at: int, prepare_at: int) -> None:
+    """The batch of `prepare` is through."""
+    if client.closed:
+        reset(backend)
+        return
+    for index in range(restore_at, len(answers)):
+        error = answers[index].error
+        if error is None:
+            continue
+        if index != prepare_at:
+            # Half a state is no state: nobody may use this backend again.
+            backend.settings = None
+            release_closed(client, backend, "restore_failed")
+        client.fail_command(error)
+        if index == prepare_at:
+            settle(client, backend)
+        return
+    if prepare_at >= 0 and client.statement is not None:
+        client.relay.stats.reprepares += 1
+        backend.remember_statement(client.statement.key, answers[prepare_at].statement_id)
+    ready(client, backend)
+
+
+def _restore(backend: Backend, want: Settings, commands: list[bytes]) -> None:
+    """Append what brings `backend` into the settings `want`."""
+    relay = backend.relay
+    have = backend.settings
+    if have is want:
+        return
+    plan = restore_commands(have, want) if have is not None else None
+    assert plan is not NEEDS_FRESH, "a session without a schema got a backend with one"
+    if plan is None:
+        if have is not None:
+            commands.append(_RESET)
+            commands.append(relay.profile.track_command)
+            backend.statements.clear()
+            relay.stats.resets += 1
+        plan = restore_after_reset(want, None if have is None else have.schema)
+    commands.extend(plan)
+    relay.stats.restores["settings"] += 1
+    backend.settings = want
+    if want.schema is not None:
+        backend.bare = False
+
+
+def _capture_commands(client: Client, backend: Backend, commands: list[bytes]) -> Client | None:
+    """Append what reads the last client's soft state, if it may still ask for it; return that client."""
+    owner = backend.last_client
+    soft, backend.soft = backend.soft, 0
+    if owner is client:
+        backend.soft = soft
+        return None
+    if not soft or owner is None or owner.closed:
+        return None
+    if soft & SOFT_WARNINGS and owner.last is backend:
+        commands.append(_SHOW_WARNINGS)
+    if soft & SOFT_INSERT_ID and owner.insert_id_backend is backend:
+        commands.append(_INSERT_ID)
+    if not commands:
+        return None
+    owner.capturing += 1
+    return owner
+
+
+def capture_before_close(backend: Backend, then: Callable[[], object]) -> bool:
+    """Read the last client's soft state before an idle backend is closed; False if there is nothing to read."""
+    commands: list[bytes] = []
+    owner = backend.last_client
+    backend.last_client = None
+    if owner is None or owner.closed or not backend.soft or backend.batch is not None:
+        return False
+    soft, backend.soft = backend.soft, 0
+    if soft & SOFT_WARNINGS and owner.last is backend:
+        commands.append(_SHOW_WARNINGS)
+    if soft & SOFT_INSERT_ID and owner.insert_id_backend is backend:
+        commands.append(_INSERT_ID)
+    if not commands:
+        return False
+    owner.capturing += 1
+
+    def done(answers: list[Answer] | None) -> None:
+        owner.capture_done(backend, answers, len(commands) if answers else 0)
+        then()
+
+    backend.run_batch(commands, done)
+    return True
+
+
+def _soft_state_at_hand(client: Client, backend: Backend) -> bool:
+    """The command reads soft state that is not on this backend: True if it can be restored.
+
+    Else it has been answered, from what was captured or with an error in words, and the lease is over; or a capture is
+    still under way, and `prepare` is called again when it is done.
+    """
+    if client.capturing:
+        client.resume = backend
+        return False
+    if client.verdict.local:
+        _give_back(client, backend)
+        client.answer_locally()
+        return False
+    lost = client.verdict.needs & (NEED_ROW_COUNT | NEED_FOUND_ROWS | NEED_LAST_BACKEND)
+    if client.verdict.needs & NEED_WARNINGS and client.has_diagnostics:
+        lost |= NEED_WARNINGS
+    if not lost or client.verdict.pins & pins.OPAQUE:
+        return True
+    what = "the diagnostics area" if lost & NEED_WARNINGS else "ROW_COUNT(), FOUND_ROWS() or LASTVAL()"
+    _give_back(client, backend)
+    client.fail(
+        c.ER_NOT_SUPPORTED_YET,
+        b"42000",
+        f"{what} of the previous statement stayed on a connection that serves another client now; "
+        "use SHOW WARNINGS, SELECT ROW_COUNT() or SELECT FOUND_ROWS() as a statement of its own, "
+        "or ask inside a transaction",
+    )
+    return False
+
+
+# After the statement
+
+
+def finish(backend: Backend, client: Client | None) -> None:
+    """The response of the running command is complete."""
+    if client is None:
+        reset(backend)
+        return
+    reader = backend.reader
+    verdict = client.verdict
+    status = reader.status
+    client.diagnostics = None
+    if status is not None and not reader.error:
+        if (
+            (status & SESSION_FLAGS) == client.status
+            and not reader.changes
+            and not reader.insert_id
+            and not reader.warnings
+            and verdict.flags == PLAIN
+            and client.kind == QUERY
+            and (client.statement is None or not client.statement.private)
+        ):
+            client.has_diagnostics = False
+            backend.soft &= ~SOFT_WARNINGS
+            if reader.had_rows:
+                client.row_count = -1
+                client.found_rows = reader.rows
+            else:
+                client.row_count = reader.affected
+            if client.status & 1 or client.pins:
+                client.busy = False
+                if client.buffer:
+                    client.go_on()
+            else:
+                settle(client, backend)
+            return
+    _finish_carefully(client, backend, reader)
+
+
+def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) -> None:
+    """`finish` for a response that says something about the session."""
+    verdict = client.verdict
+    error = reader.error
+    commands: list[bytes] = []
+    if client.kind == PREPARE:
+        _remember_prepared(client, backend, reader)
+    if client.kind == QUERY:
+        client.row_count = -1 if reader.had_rows or error else reader.affected
+        if reader.had_rows:
+            client.found_rows = reader.rows
+    if reader.insert_id or verdict.flags & SETS_INSERT_ID or verdict.pins & pins.OPAQUE:
+        backend.soft |= SOFT_INSERT_ID
+        client.insert_id_backend = backend
+    if not verdict.flags & KEEPS_DIAGNOSTICS:
+        client.has_diagnostics = bool(reader.warnings or error)
+        if client.has_diagnostics:
+            backend.soft |= SOFT_WARNINGS
+        else:
+            backend.soft &= ~SOFT_WARNINGS
+    statement = client.statement
+    if statement is not None and statement.private and client.kind != NO_RESPONSE:
+        open_cursor = reader.status is not None and reader.status & c.SERVER_STATUS_CURSOR_EXISTS
+        if error is not None or not open_cursor or (reader.status or 0) & c.SERVER_STATUS_LAST_ROW_SENT:
+            client.end_private(statement, backend)
+    had_transaction = client.status & c.SERVER_STATUS_IN_TRANS
+    if reader.status is not None:
+        client.status = reader.status & SESSION_FLAGS
+    if error is not None:
+        client.relay.stats.errors[(error.code, "server")] += 1
+        plain = verdict.flags & PLAIN and client.settings.autocommit and not had_transaction
+        if not plain and not client.pins and client.kind == QUERY:
+            commands.append(_probe(client))
+    else:
+        if verdict.pins:
+            client.add_pins(verdict.pins)
+        if verdict.unpins:
+            client.drop_pins(verdict.unpins)
+        if verdict.flags & CREDENTIALS:
+            client.relay.forget_credentials()
+    if apply_changes(client, backend, reader.changes, explained=bool(verdict.pins)) & COLLATION_UNKNOWN or (
+        verdict.flags & CHARSET and error is None
+    ):
+        commands.append(b"\x03SELECT @@collation_connection")
+    if verdict.flags & TIMESTAMP_DEFAULT and error is None:
+        client.settings = backend.settings = client.relay.settings.without(client.settings, b"timestamp")
+    if verdict.readback and error is None:
+        names = b", ".join(b"@@session." + name for name in verdict.readback)
+        commands.append(b"\x03SELECT " + names)
+    if verdict.flags & CALC_FOUND_ROWS and error is None:
+        commands.append(_FOUND_ROWS)
+    if had_transaction and not client.status & c.SERVER_STATUS_IN_TRANS:
+        client.relay.stats.transactions += 1
+    if not commands:
+        settle(client, backend)
+        return
+
+    def done(answers: list[Answer] | None) -> None:
+        if answers is not None:
+            _aftercare(client, backend, commands, answers)
+
+    if error is not None and client.has_diagnostics:
+        # What follows would empty the diagnostics area, which the client may ask for next.
+        commands.insert(0, _SHOW_WARNINGS)
+    backend.run_batch(commands, done)
+
+
+def _probe(client: Client) -> bytes:
+    """COM_SET_OPTION with the value that holds: brings flags and trackers, changes nothing (protocol.md 0.2)."""
+    return bytes((c.COM_SET_OPTION, 0 if client.settings.multi_statements else 1, 0))
+
+
+def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers: list[Answer]) -> None:
+    """Take in what was asked behind the statement."""
+    if client.closed:
+        reset(backend)
+        return
+    settings = client.settings
+    table = client.relay.settings
+    for command, answer in zip(commands, answers, strict=True):
+        if command is _SHOW_WARNINGS:
+            client.diagnostics = answer
+            backend.soft &= ~SOFT_WARNINGS
+        elif answer.error is not None or answer.ok is None:
+            client.add_pins(pins.UNTRACKED_VARIABLE)
+        elif command is _FOUND_ROWS:
+            client.found_rows = int(answer.values()[0][0] or 0)
+        elif command[0] == c.COM_SET_OPTION:
+            client.status = answer.ok.status & SESSION_FLAGS
+        elif command.startswith(b"\x03SELECT @@collation_connection"):
+            settings = table.replace(settings, collation=answer.values()[0][0] or settings.collation)
+        else:
+            row = answer.values()[0]
+            changes = [(0, name, value or b"") for name, value in zip(client.verdict.readback, row, strict=True)]
+            settings, _ = table.apply(settings, changes, client.relay.profile.mariadb)
+    client.settings = backend.settings = settings
+    for command, answer in zip(commands, answers, strict=True):
+        if command[0] == c.COM_SET_OPTION and answer.ok is not None and answer.ok.trackers:
+            apply_changes(
+                client, backend, tuple(iter_trackers(answer.ok.trackers)), explained=bool(client.verdict.pins)
+            )
+    _follow_autocommit(client, backend)
+    # Our own SELECT has replaced FOUND_ROWS() and ROW_COUNT(): from now on they are answered from what we know.
+    backend.last_client = None if not backend.soft else backend.last_client
+    settle(client, backend)
+
+
+def apply_changes(
+    client: Client, backend: Backend, changes: tuple[tuple[int, bytes, bytes], ...], *, explained: bool
+) -> int:
+    """Record what the server's trackers report; return the flags of the settings table."""
+    flags = 0
+    if changes:
+        named = state_changed = False
+        relevant = []
+        for change in changes:
+            kind = change[0]
+            if kind in (c.TRACK_SYSTEM_VARIABLE, c.TRACK_SCHEMA):
+                named = True
+                relevant.append(change)
+                if kind == c.TRACK_SCHEMA:
+                    backend.bare = False
+            elif kind == c.TRACK_STATE_CHANGE:
+                state_changed = True
+            elif kind == c.TRACK_TRANSACTION_CHARACTERISTICS:
+                client.transaction_characteristics(change[2])
+            elif kind == c.TRACK_TRANSACTION_STATE:
+                client.transaction_state(change[2])
+        if relevant:
+            settings, flags = client.relay.settings.apply(client.settings, relevant, client.relay.profile.mariadb)
+            client.settings = backend.settings = settings
+            if flags & PIN_MASK:
+                client.add_pins(flags & PIN_MASK)
+        if state_changed and not named and not explained:
+            client.add_pins(pins.UNNAMED_STATE)
+    _follow_autocommit(client, backend)
+    return flags
+
+
+def _follow_autocommit(client: Client, backend: Backend) -> None:
+    """The flag is right even where no tracker reports the change (protocol.md C.1)."""
+    autocommit = bool(client.status & c.SERVER_STATUS_AUTOCOMMIT)
+    if autocommit != client.settings.autocommit:
+        client.settings = client.relay.settings.replace(client.settings, autocommit=autocommit)
+        backend.settings = client.settings
+
+
+def _remember_prepared(client: Client, backend: Backend, reader: ResponseReader) -> None:
+    if reader.error is not None:
+        return
+    statement = Prepared(
+        client.next_statement_id, client.preparing, client.settings, client.prepared_verdict, reader.n_params
+    )
+    client.remember_statement(statement)
+    backend.remember_statement(statement.key, reader.statement_id)
+
+
+def settle(client: Client, backend: Backend) -> None:
+    """The command is over: end the lease if the session may move, then take the client's next command."""
+    if not client.status & c.SERVER_STATUS_IN_TRANS and not client.pins:
+        _give_back(client, backend)
+    client.busy = False
+    client.statement = None
+    if client.buffer:
+        client.go_on()
+
+
+def _give_back(client: Client, backend: Backend) -> None:
+    client.backend = None
+    client.last = backend
+    backend.client = None
+    if backend.reading_paused:
+        backend.resume_reading()
+    backend.relay.registry.release(backend)
+
+
+def release_closed(client: Client, backend: Backend, reason: str) -> None:
+    """End the lease of a backend that nobody may use again."""
+    client.backend = None
+    backend.client = None
+    backend.close(reason)
+
+
+# A client that left, a backend that died
+
+
+def abandon(client: Client, backend: Backend) -> None:
+    """The client is gone and held this lease."""
+    client.backend = None
+    backend.client = None
+    if backend.reading_paused:
+        backend.resume_reading()
+    if backend.close_reason or backend.lost:
+        return
+    if client.upload is not None or (backend.running and backend.reader.local):
+        backend.hang_up("client_lost_in_upload")
+    elif client.pins & UNRESETTABLE:
+        backend.close("unresettable_session")
+    elif backend.running or backend.batch is not None:
+        return  # the statement runs to its end, its rows are discarded, then the backend is reset
+    else:
+        reset(backend)
+
+
+def reset(backend: Backend) -> None:
+    """Undo whatever the last session left, then offer the backend to others."""
+    if backend.close_reason or backend.lost:
+        return
+    relay = backend.relay
+    backend.last_client = None
+    backend.soft = 0
+    if not relay.profile.reset_restores_all or backend.capabilities & c.CLIENT_IGNORE_SPACE:
+        backend.close("cannot_reset")
+        return
+    if backend.slot == LEASED:
+        relay.registry.begin_reset(backend)
+    relay.stats.resets += 1
+    backend.statements.clear()
+    backend.settings = None
+
+    def done(answers: list[Answer] | None) -> None:
+        if answers is None:
+            return
+        if any(answer.error for answer in answers):
+            backend.close("reset_failed")
+            return
+        relay.registry.release(backend)
+
+    backend.run_batch((_RESET, relay.profile.track_command), done)
+
+
+def lost(backend: Backend, client: Client) -> None:
+    """The backend died while this client held it."""
+    client.backend = None
+    if client.closed:
+        return
+    unsent = client.busy and client.packet and not client.upload
+    free = not client.pins and not client.status & c.SERVER_STATUS_IN_TRANS
+    if unsent and free and client.tries < _MAX_TRIES:
+        client.tries += 1
+        (reserve if client.large is not None else start)(client)
+        return
+    if not client.busy:
+        client.close("backend_lost")
+        return
+    error = Err(c.CR_SERVER_LOST, b"HY000", b"Lost connection to MySQL server during query")
+    client.relay.stats.errors[(error.code, "proxy")] += 1
+    if free and client.upload is None and backend.reader.untouched:
+        client.fail_command(error)
+    else:
+        client.die(error, backend.reader.untouched)
+
+
+def file_wanted(backend: Backend, client: Client | None) -> None:
+    """LOAD DATA LOCAL: the server asks for a file."""
+    if client is None:
+        backend.hang_up("client_lost_in_upload")
+    elif not backend.capabilities & c.CLIENT_LOCAL_FILES:
+        backend.broken("server asked for a file that the client did not offer")
+    else:
+        client.begin_file(backend)

@@ -1,0 +1,271 @@
+"""Accept, greet, read 36 bytes.
+
+asyncio's server-side `start_tls` hangs when an SSLRequest and a ClientHello arrive in one read, so connections are
+accepted by hand: the raw socket is greeted, and exactly the 36 bytes that an SSLRequest has (and a handshake response
+exceeds) are read, before a transport takes it over. Until then a client costs one socket and one small object, and can
+be refused politely when clients or descriptors run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+from proxy.address import Address
+from proxy.wire import auth
+from proxy.wire import constants as c
+from proxy.wire.framing import frame
+from proxy.wire.packets import Greeting, build_err
+
+from . import login
+from .stream import LOGIN_PACKET_LIMIT
+
+if TYPE_CHECKING:
+    from .relay import Relay
+
+FIRST_BYTES = 36
+_BACKLOG = 4096
+_ACCEPTS_A_TURN = 128
+_PAUSE = 0.1  # seconds without accepting when descriptors have run out
+
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class _Newcomer:
+    """A connection that has not sent its 36 bytes yet."""
+
+    __slots__ = ("address", "early", "greeting", "sock", "timer")
+
+    def __init__(self, sock: socket.socket, address: str) -> None:
+        self.sock = sock
+        self.address = address
+        self.early = b""
+        self.greeting: Greeting | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Listener:
+    """The sockets we listen on, and the connections on them that are not logged in yet."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self.loop = relay.loop
+        self.addresses: list[Address] = []
+        self._sockets: list[socket.socket] = []
+        self._newcomers: set[_Newcomer] = set()
+        self._held: set[_Newcomer] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        relay.on_server_seen = self._greet_held
+
+    @property
+    def pending(self) -> int:
+        """Connections that are not logged in yet."""
+        return len(self._newcomers) + len(self._tasks)
+
+    def open(self, addresses: tuple[Address, ...]) -> None:
+        """Listen on every address. Raises OSError, with the address, if one cannot be had."""
+        for address in addresses:
+            try:
+                sock = _bind(address)
+            except OSError as exc:
+                self.close()
+                raise OSError(exc.errno, f"cannot listen on {address}: {exc.strerror or exc}") from exc
+            self._sockets.append(sock)
+            port = sock.getsockname()[1] if not address.is_unix else 0
+            self.addresses.append(address if address.is_unix else Address(address.host, port))
+            self.loop.add_reader(sock, self._accept, sock)
+
+    def close(self) -> None:
+        """Stop accepting; connections in the middle of a login are closed."""
+        for sock in self._sockets:
+            self.loop.remove_reader(sock)
+            path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+            sock.close()
+            if path:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        self._sockets.clear()
+        for newcomer in list(self._newcomers):
+            self._refuse(newcomer, c.ER_SERVER_SHUTDOWN, "Server shutdown in progress")
+
+    # Newcomers
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(_ACCEPTS_A_TURN):
+            try:
+                sock, peer = listening.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                if exc.errno in _OUT_OF_DESCRIPTORS:
+                    self._pause(listening, exc)
+                return
+            self._welcome(sock, listening, peer)
+
+    def _pause(self, listening: socket.socket, exc: OSError) -> None:
+        self.relay.limited_log("accept", "cannot accept connections", error=str(exc))
+        self.loop.remove_reader(listening)
+
+        def again() -> None:
+            if listening in self._sockets:
+                self.loop.add_reader(listening, self._accept, listening)
+
+        self.loop.call_later(_PAUSE, again)
+
+    def _welcome(self, sock: socket.socket, listening: socket.socket, peer: object) -> None:
+        relay = self.relay
+        sock.setblocking(False)
+        relay.stats.client_connections += 1
+        if listening.family == socket.AF_UNIX:
+            address = f"unix:{listening.getsockname()}"
+        else:
+            assert isinstance(peer, tuple)
+            address = f"{peer[0]}:{peer[1]}"
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        newcomer = _Newcomer(sock, address)
+        self._newcomers.add(newcomer)
+        if len(relay.clients) + self.pending > relay.config.listen.max_clients:
+            relay.stats.errors[(c.ER_CON_COUNT, "proxy")] += 1
+            self._refuse(newcomer, c.ER_CON_COUNT, "Too many connections")
+            return
+        if relay.profile.greeting is None:
+            # Before the server was ever seen there is nothing to greet with.
+            self._held.add(newcomer)
+            newcomer.timer = self.loop.call_later(relay.config.queue.timeout_down, self._server_never_seen, newcomer)
+        else:
+            self._greet(newcomer)
+
+    def _server_never_seen(self, newcomer: _Newcomer) -> None:
+        self._held.discard(newcomer)
+        self.relay.login_failed(str(c.CR_CONN_HOST_ERROR))
+        self._refuse(newcomer, c.CR_CONN_HOST_ERROR, self.relay.down_text())
+
+    def _greet_held(self) -> None:
+        held, self._held = self._held, set()
+        for newcomer in held:
+            if newcomer.timer is not None:
+                newcomer.timer.cancel()
+            self._greet(newcomer)
+
+    def _greet(self, newcomer: _Newcomer) -> None:
+        relay = self.relay
+        assert relay.profile.greeting is not None
+        greeting = login.greeting_for_client(relay.profile.greeting, relay.next_client_id(), auth.make_nonce())
+        newcomer.greeting = greeting
+        try:
+            newcomer.sock.send(frame(greeting.encode(), 0))
+        except OSError:
+            self._drop(newcomer, "client_gone")
+            return
+        newcomer.timer = self.loop.call_later(relay.config.listen.login_timeout, self._too_slow, newcomer)
+        self.loop.add_reader(newcomer.sock, self._read, newcomer)
+
+    def _too_slow(self, newcomer: _Newcomer) -> None:
+        self.relay.login_failed("timeout")
+        self._refuse(newcomer, c.ER_NET_READ_INTERRUPTED, "Got timeout reading communication packets")
+
+    def _read(self, newcomer: _Newcomer) -> None:
+        """Read up to 36 bytes, never more: what follows belongs to the transport, or to TLS."""
+        try:
+            data = newcomer.sock.recv(FIRST_BYTES - len(newcomer.early))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(newcomer, "client_gone")
+            return
+        newcomer.early += data
+        early = newcomer.early
+        if len(early) >= 4:
+            size = early[0] | early[1] << 8 | early[2] << 16
+            if early[3] != 1:
+                self._bad(newcomer, c.ER_NET_PACKETS_OUT_OF_ORDER, "Got packets out of order")
+            elif size < FIRST_BYTES - 4:
+                self._bad(newcomer, c.ER_HANDSHAKE, "Bad handshake")
+            elif size > LOGIN_PACKET_LIMIT:
+                self._bad(
+                    newcomer, c.ER_NET_PACKET_TOO_LARGE, f"Bad handshake: {size} bytes before login, at most 65536"
+                )
+            elif len(early) == FIRST_BYTES:
+                self._hand_over(newcomer)
+
+    def _hand_over(self, newcomer: _Newcomer) -> None:
+        assert newcomer.greeting is not None
+        self._forget(newcomer)
+        task = self.loop.create_task(
+            login.log_in(self.relay, newcomer.sock, newcomer.early, newcomer.greeting, newcomer.address)
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _bad(self, newcomer: _Newcomer, code: int, text: str) -> None:
+        self.relay.count_malformed(newcomer.address, text)
+        self.relay.login_failed("malformed")
+        self._refuse(newcomer, code, text, seq=2)
+
+    def _refuse(self, newcomer: _Newcomer, code: int, text: str, seq: int = 0) -> None:
+        # Before capabilities are known an ERR carries no SQLSTATE (protocol.md F).
+        greeted = newcomer.greeting is not None
+        payload = build_err(code, b"08S01" if greeted else b"", text)
+        with contextlib.suppress(OSError):
+            newcomer.sock.send(frame(payload, max(seq, 2 if greeted else 0)))
+            newcomer.sock.shutdown(socket.SHUT_WR)
+        self._forget(newcomer)
+        newcomer.sock.close()
+
+    def _drop(self, newcomer: _Newcomer, reason: str) -> None:
+        self.relay.login_failed(reason)
+        self._forget(newcomer)
+        newcomer.sock.close()
+
+    def _forget(self, newcomer: _Newcomer) -> None:
+        if newcomer.timer is not None:
+            newcomer.timer.cancel()
+        self.loop.remove_reader(newcomer.sock)
+        self._newcomers.discard(newcomer)
+        self._held.discard(newcomer)
+
+
+def _bind(address: Address) -> socket.socket:
+    if address.unix_path is not None:
+        _remove_stale(address.unix_path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        target: object = address.unix_path
+    else:
+        family, kind, proto, _, target = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, proto)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.setblocking(False)
+        sock.bind(target)  # type: ignore[arg-type]
+        if address.unix_path is not None:
+            # Everybody may connect, as to the server's own socket: the password is the gate.
+            os.chmod(address.unix_path, 0o777)  # noqa: S103
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on any more."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+        probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            probe.connect(path)
+        except OSError:
+            os.unlink(path)
+        finally:
+            probe.close()

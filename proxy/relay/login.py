@@ -1,0 +1,211 @@
+"""A client's login, with nothing configured: get the password, prove it at the server, open a session.
+
+    greeting -> response -> [AuthSwitch] -> known scramble ------------------------> OK
+                                         -> full authentication -> proof at the server -> OK | the server's ERR
+
+The password comes in the clear only over a unix socket, else encrypted with our RSA key (protocol.md A.5). A scramble
+that we can check against a proven password needs no exchange and no backend. A mismatch here is never an answer: the
+server decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+
+from proxy.pool.queue import Failure
+from proxy.wire import auth
+from proxy.wire import constants as c
+from proxy.wire.framing import ProtocolError
+from proxy.wire.packets import (
+    Err,
+    Greeting,
+    HandshakeResponse,
+    build_auth_switch,
+    build_err,
+    build_ok,
+    encode_tracker,
+)
+
+from .client import WRITE_HIGH, WRITE_LOW, Client
+from .connect import KEY, Refused
+from .stream import PacketStream, PeerGone
+
+if TYPE_CHECKING:
+    import socket
+
+    from .relay import Relay
+
+_FAST_OK = b"\x01\x03"
+_FULL = b"\x01\x04"
+_WANTS_KEY = b"\x02"
+
+# What clients may not have yet, because it changes packets that we read or could not move (protocol.md A.2).
+MASKED = (
+    c.CLIENT_SSL
+    | c.CLIENT_COMPRESS
+    | c.CLIENT_ZSTD_COMPRESSION
+    | c.CLIENT_OPTIONAL_RESULTSET_METADATA
+    | c.CLIENT_QUERY_ATTRIBUTES
+    | c.CLIENT_MULTI_FACTOR
+    | c.CLIENT_CAPABILITY_EXTENSION
+    | c.CLIENT_SSL_VERIFY_SERVER_CERT
+    | c.CLIENT_REMEMBER_OPTIONS
+)
+
+
+class WaitOver(Exception):
+    """A login could not get its connection to the server in time."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.kind.value)
+        self.failure = failure
+
+
+def greeting_for_client(server: Greeting, ident: int, nonce: bytes) -> Greeting:
+    """Return the server's greeting with our id and nonce, our plugin, and without what we cannot carry."""
+    return Greeting(
+        server.version,
+        ident,
+        nonce,
+        server.charset,
+        server.status,
+        server.capabilities & ~MASKED | c.CLIENT_PLUGIN_AUTH | c.CLIENT_PLUGIN_AUTH_LENENC | c.CLIENT_CONNECT_ATTRS,
+        c.CACHING_SHA2_PASSWORD,
+    )
+
+
+async def log_in(relay: Relay, sock: socket.socket, early: bytes, greeting: Greeting, address: str) -> None:
+    """Bring an accepted and greeted connection to a session, or refuse it. Never raises."""
+    stream = PacketStream(early=early)
+    stream.expect(1)
+    started = relay.loop.time()
+    try:
+        await relay.loop.connect_accepted_socket(lambda: stream, sock)
+    except OSError:
+        sock.close()
+        relay.login_failed("client_gone")
+        return
+    try:
+        async with asyncio.timeout(relay.config.listen.login_timeout):
+            await _Login(relay, stream, greeting, address).run()
+        relay.stats.login_seconds.observe(relay.loop.time() - started)
+        return
+    except ProtocolError as exc:
+        relay.count_malformed(address, str(exc))
+        _refuse(stream, Err(exc.code, b"08S01", _words(exc)))
+        reason = "malformed"
+    except Refused as exc:
+        _refuse(stream, exc.err)
+        reason = str(exc.err.code)
+    except WaitOver as exc:
+        code, state, text = relay.describe_failure(exc.failure, None)
+        _refuse(stream, Err(code, state, text.encode()))
+        reason = str(code)
+    except TimeoutError:
+        _refuse(stream, Err(c.ER_NET_READ_INTERRUPTED, b"08S01", b"Got timeout reading communication packets"))
+        reason = "timeout"
+    except PeerGone:
+        reason = "client_gone"
+    except Exception as exc:
+        relay.log.error("login failed unexpectedly", client=address, error=repr(exc), exc_info=exc)
+        _refuse(stream, Err(c.ER_HANDSHAKE, b"08S01", b"Bad handshake"))
+        reason = "internal"
+    relay.login_failed(reason)
+    if stream.transport is not None:
+        stream.transport.close()
+
+
+def _words(exc: ProtocolError) -> bytes:
+    if exc.code == c.ER_NET_PACKETS_OUT_OF_ORDER:
+        return b"Got packets out of order"
+    return f"Bad handshake: {exc}".encode()
+
+
+def _refuse(stream: PacketStream, err: Err) -> None:
+    if stream.transport is not None and not stream.transport.is_closing():
+        stream.write_packet(build_err(err.code, err.state or b"HY000", err.message))
+
+
+class _Login:
+    """One login in progress."""
+
+    def __init__(self, relay: Relay, stream: PacketStream, greeting: Greeting, address: str) -> None:
+        self.relay = relay
+        self.stream = stream
+        self.greeting = greeting
+        self.address = address
+        self.private = address.startswith("unix:")
+        self.nonce = greeting.nonce
+
+    async def run(self) -> None:
+        """The whole login."""
+        relay = self.relay
+        response = HandshakeResponse.parse(await self.stream.read_packet(), self.greeting.capabilities)
+        await relay.admit(response.username)
+        proven, password = await self._password(response)
+        key = response.capabilities & KEY
+        if not proven:
+            await relay.prove(response.username, password, key)
+        pool = relay.pool(response.username, key)
+        settings = relay.initial_settings(response)
+        if response.database is not None:
+            await relay.check_schema(pool, settings)
+        trackers = b""
+        if response.database is not None and response.capabilities & c.CLIENT_SESSION_TRACK:
+            trackers = encode_tracker(c.TRACK_SCHEMA, b"", response.database)
+        self.stream.write_packet(build_ok(status=self.greeting.status, trackers=trackers))
+        transport, rest = self.stream.detach()
+        client = Client(relay, transport, self.greeting.thread_id, pool, settings, response.capabilities)
+        client.address = self.address
+        transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
+        transport.set_protocol(client)
+        relay.client_ready(client)
+        if rest:
+            client.data_received(rest)
+
+    async def _password(self, response: HandshakeResponse) -> tuple[bool, bytes]:
+        """Return (proven, password); the password is b"" where a proven one made it unnecessary."""
+        scramble = response.auth_response
+        if response.plugin != c.CACHING_SHA2_PASSWORD:
+            scramble = await self._switch(c.CACHING_SHA2_PASSWORD)
+        if scramble in (b"", b"\0"):
+            return self.relay.is_proven(response.username, b""), b""
+        if self.relay.is_proven_scramble(response.username, scramble, self.nonce):
+            self.stream.write_packet(_FAST_OK)
+            return True, b""
+        if not self.private and response.attributes.get(b"_client_name") == b"libmysql":
+            # libmysqlclient refuses to ask for a key with caching_sha2_password, and asks with this plugin.
+            asked = await self._switch(c.SHA256_PASSWORD)
+            if asked != b"\x01":
+                return False, asked.rstrip(b"\0")
+            return False, await self._by_rsa()
+        self.stream.write_packet(_FULL)
+        answer = await self.stream.read_packet()
+        if answer == _WANTS_KEY:
+            return False, await self._by_rsa()
+        return False, _without_nul(answer)
+
+    async def _switch(self, plugin: bytes) -> bytes:
+        self.nonce = auth.make_nonce()
+        self.stream.write_packet(build_auth_switch(plugin, self.nonce))
+        return await self.stream.read_packet()
+
+    async def _by_rsa(self) -> bytes:
+        """Give the client our public key, decrypt what it sends."""
+        key = await self.relay.rsa_key()
+        self.stream.write_packet(b"\x01" + key.pem)
+        secret = await self.stream.read_packet()
+        # SHA-1 is what the protocol says for this padding.
+        oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303
+        try:
+            return _without_nul(auth.xor_nonce(key.private.decrypt(secret, oaep), self.nonce))
+        except ValueError as exc:
+            raise ProtocolError("the encrypted password cannot be decrypted") from exc
+
+
+def _without_nul(password: bytes) -> bytes:
+    return password[:-1] if password.endswith(b"\0") else password

@@ -1,0 +1,83 @@
+"""Prepared statements of a client: virtual ids, and what is needed to prepare and run them anywhere.
+
+Statement ids are per connection (protocol.md B.4), so a client sees ids of its own, and a statement is prepared
+again on a backend that does not have it. A backend finds one under `key`: the text together with the settings it was
+prepared in (schema, sql_mode and charset belong to the statement), or, while a cursor or long data makes it
+unshareable, the `Prepared` itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.wire import constants as c
+from proxy.wire.framing import MAX_FRAME, ProtocolError, frame
+
+if TYPE_CHECKING:
+    from proxy.session.classify import Verdict
+    from proxy.session.state import Settings
+
+LAST_PREPARED = 0xFFFFFFFF  # MariaDB: "the statement prepared last"
+
+
+class Prepared:
+    """One prepared statement of one client."""
+
+    __slots__ = ("cursor", "long_data", "n_params", "settings", "text", "types", "verdict", "virtual_id")
+
+    def __init__(self, virtual_id: int, text: bytes, settings: Settings, verdict: Verdict, n_params: int) -> None:
+        self.virtual_id = virtual_id
+        self.text = text
+        self.settings = settings
+        self.verdict = verdict
+        self.n_params = n_params
+        self.types = b""
+        self.cursor = self.long_data = False
+
+    @property
+    def private(self) -> bool:
+        """A cursor or long data belongs to this client alone: the statement cannot be shared."""
+        return self.cursor or self.long_data
+
+    @property
+    def key(self) -> object:
+        """What a backend knows this statement by."""
+        return self if self.private else (self.text, self.settings)
+
+
+def execute_packet(packet: bytes, statement: Prepared, statement_id: int) -> bytes:
+    """Return the COM_STMT_EXECUTE frames of a client for a backend, where the statement has `statement_id`.
+
+    Parameter types travel only when the client sends them anew; a backend may have been bound by someone else since,
+    so they are remembered, and put in where they are missing (B.4). Raises ProtocolError for a malformed packet.
+    """
+    ident = statement_id.to_bytes(4, "little")
+    n = statement.n_params
+    if not n:
+        return packet[:5] + ident + packet[9:]
+    flag_at = 14 + (n + 7) // 8
+    if len(packet) <= flag_at:
+        raise ProtocolError("COM_STMT_EXECUTE ends inside its parameters", c.ER_MALFORMED_PACKET)
+    if packet[flag_at]:
+        types = packet[flag_at + 1 : flag_at + 1 + 2 * n]
+        if len(types) < 2 * n:
+            raise ProtocolError("COM_STMT_EXECUTE ends inside its parameter types", c.ER_MALFORMED_PACKET)
+        statement.types = types
+        return packet[:5] + ident + packet[9:]
+    if not statement.types:
+        return packet[:5] + ident + packet[9:]
+    size = packet[0] | packet[1] << 8 | packet[2] << 16
+    payload = packet[4:] if size < MAX_FRAME else join_frames(packet)
+    flag_at -= 4
+    return frame(payload[:1] + ident + payload[5:flag_at] + b"\x01" + statement.types + payload[flag_at + 1 :])
+
+
+def join_frames(packet: bytes) -> bytes:
+    """Return the payload of a command that came in several frames."""
+    parts = []
+    pos = 0
+    while pos < len(packet):
+        size = packet[pos] | packet[pos + 1] << 8 | packet[pos + 2] << 16
+        parts.append(packet[pos + 4 : pos + 4 + size])
+        pos += 4 + size
+    return b"".join(parts)

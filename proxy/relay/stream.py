@@ -1,0 +1,91 @@
+"""Packets as a stream, for the phases that may wait: logins. Never on the hot path.
+
+One reader at a time; the owner hands the transport over with `detach` when the phase is over, together with the
+bytes that arrived early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from proxy.wire.framing import PacketReader, ProtocolError, frame
+
+LOGIN_PACKET_LIMIT = 64 * 1024
+
+
+class PeerGone(Exception):
+    """The other side closed the connection in the middle of a login."""
+
+
+class PacketStream(asyncio.Protocol):
+    """Read and write whole packets in order, sequence ids checked and counted."""
+
+    def __init__(self, limit: int = LOGIN_PACKET_LIMIT, early: bytes = b"") -> None:
+        self._reader = PacketReader(limit)
+        self._reader.feed(early)
+        self._waiter: asyncio.Future[None] | None = None
+        self._gone: BaseException | None = None
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The transport is ready."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+
+    def data_received(self, data: bytes) -> None:
+        """Keep the bytes, wake the reader."""
+        self._reader.feed(data)
+        self._wake()
+
+    def eof_received(self) -> None:
+        """The peer has closed its side."""
+        self._gone = PeerGone("connection closed")
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._gone = self._gone or PeerGone(str(exc) if exc else "connection closed")
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    @property
+    def seq(self) -> int:
+        """The sequence id that the next packet, whoever sends it, must carry."""
+        return self._reader.expect
+
+    def expect(self, seq: int) -> None:
+        """Start counting sequence ids at `seq`."""
+        self._reader.expect = seq
+
+    async def read_packet(self) -> bytes:
+        """Return the next payload. Raises PeerGone, or ProtocolError for bytes that are no packet of ours."""
+        while True:
+            packet = self._reader.next_packet()
+            if packet is not None:
+                return packet
+            if self._gone is not None:
+                raise self._gone
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def write_packet(self, payload: bytes) -> None:
+        """Send `payload` with the next sequence id."""
+        assert self.transport is not None
+        self.transport.write(frame(payload, self._reader.expect))
+        self._reader.expect = (self._reader.expect + 1) & 0xFF
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """Give up the transport: return it and the bytes that belong to the next phase.
+
+        Raises PeerGone if it is closed already.
+        """
+        if self._gone is not None or self.transport is None:
+            raise self._gone or PeerGone("never connected")
+        return self.transport, self._reader.take_rest()
+
+
+__all__ = ["PacketStream", "PeerGone", "ProtocolError"]

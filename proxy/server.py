@@ -1,0 +1,107 @@
+"""The daemon: put the parts together, run until told to stop, drain.
+
+SIGTERM and SIGINT drain: nothing new is accepted, running transactions end within `listen.drain_timeout`, the metrics
+stay up until the end. A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+from typing import Any
+
+import uvloop
+
+from proxy import __version__
+from proxy.config import Config
+from proxy.ops.http import HttpServer, start_http
+from proxy.ops.logs import Limiter, get_logger
+from proxy.ops.metrics import Exporter, LoopLag
+from proxy.relay.listener import Listener
+from proxy.relay.relay import Relay
+
+
+def run(config: Config) -> int:
+    """Serve until a signal; return the exit code."""
+    _raise_descriptor_limit()
+    return uvloop.run(_serve(config))
+
+
+class Server:
+    """A running proxy: the relay, its listeners, and what people look at."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.log = get_logger()
+        limiter = Limiter()
+
+        def limited(key: str, event: str, **values: Any) -> None:
+            limiter(self.log, key, event, **values)
+
+        self.relay = Relay(config, self.log, limited)
+        self.listener = Listener(self.relay)
+        self.lag = LoopLag(self.relay.stats.loop_lag)
+        self.http: HttpServer | None = None
+
+    async def start(self) -> None:
+        """Listen, and look for the server. Raises OSError when an address cannot be had."""
+        self.listener.open(self.config.listen.addresses)
+        if self.config.http.address is not None:
+            exporter = Exporter(self.relay.stats, self.relay, self.relay.registry, self.config.users)
+            try:
+                self.http = await start_http(self.config.http.address, exporter.snapshot, self.relay.ready)
+            except OSError as exc:
+                self.listener.close()
+                text = f"cannot listen on {self.config.http.address} for http: {exc.strerror or exc}"
+                raise OSError(exc.errno, text) from exc
+        self.lag.start()
+        self.relay.start()
+        self.log.info(
+            "listening",
+            version=__version__,
+            addresses=" ".join(str(address) for address in self.listener.addresses),
+            http=str(self.http.address) if self.http else "off",
+            server=self.relay.address.label,
+            cap=self.config.pool.max_connections,
+        )
+
+    async def stop(self, drain_timeout: float) -> None:
+        """Drain, then close everything."""
+        self.listener.close()
+        await self.relay.drain(drain_timeout)
+        self.lag.stop()
+        if self.http is not None:
+            await self.http.stop()
+
+
+async def _serve(config: Config) -> int:
+    server = Server(config)
+    await server.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    again = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, again.set)
+    server.log.info("draining", clients=len(server.relay.clients), timeout=config.listen.drain_timeout)
+    draining = asyncio.create_task(server.stop(config.listen.drain_timeout))
+    hurried = asyncio.create_task(again.wait())
+    await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    if not draining.done():
+        draining.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await draining
+        await server.stop(0.0)
+    server.log.info("stopped")
+    return 0
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
