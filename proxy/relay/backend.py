@@ -55,6 +55,7 @@ class Backend(asyncio.Protocol):
         "settings",
         "slot",
         "soft",
+        "spoiled",
         "statements",
         "thread_id",
         "transport",
@@ -81,6 +82,7 @@ class Backend(asyncio.Protocol):
         self.statements: dict[object, int] = {}
         self.close_reason = ""
         self.lost = self.reading_paused = self.writing_paused = False
+        self.spoiled = False  # a SELECT of ours came after the last client's statement
 
     def __repr__(self) -> str:
         return f"<Backend {self.thread_id} slot={self.slot} running={self.running}>"

@@ -79,6 +79,7 @@ class Client(asyncio.Protocol):
         "found_rows",
         "has_diagnostics",
         "ident",
+        "idle_since",
         "initial_settings",
         "insert_id",
         "insert_id_backend",
@@ -126,7 +127,7 @@ class Client(asyncio.Protocol):
         self.status = relay.profile.status & lease.SESSION_FLAGS
         self.address = ""
         self.user = pool.account.name
-        self.connected_at = relay.loop.time()
+        self.connected_at = self.idle_since = relay.loop.time()
         self.backend: Backend | None = None
         self.last: Backend | None = None
         self.waiter: Waiter | None = None
@@ -205,17 +206,17 @@ class Client(asyncio.Protocol):
             self.paused = False
             self.transport.resume_reading()
 
-    def _command(self, packet: bytes) -> None:
+    def _command(self, packet: bytes, reply_seq: int = 1) -> None:
         """Run one whole command. Hot: COM_QUERY goes straight to `lease.start`."""
         if len(packet) == 4:
             self._reply_error(c.ER_UNKNOWN_COMMAND, b"08S01", "Unknown command: an empty packet")
             return
-        if packet[3] and self.large is None:
+        if packet[3]:
             self.malformed("Got packets out of order", c.ER_NET_PACKETS_OUT_OF_ORDER)
             return
         command = packet[4]
         self.relay.stats.commands[command] += 1
-        self.reply_seq = 1
+        self.reply_seq = reply_seq
         self.packet = packet
         if command == c.COM_QUERY:
             self._query(packet)
@@ -226,8 +227,9 @@ class Client(asyncio.Protocol):
 
     def _query(self, packet: bytes) -> None:
         verdict = self.relay.classifier.classify(self._text(packet), self._lex_mode())
-        if verdict.local and self.backend is None and (self.last is None or self.last.last_client is not self):
-            if not self.capturing:
+        if verdict.local and self.backend is None and not self.capturing:
+            last = self.last
+            if last is None or last.last_client is not self or last.spoiled:
                 self.verdict = verdict
                 self.answer_locally()
                 return
@@ -340,9 +342,8 @@ class Client(asyncio.Protocol):
             return
         packet, self.buffer = bytes(large[:pos]), bytes(large[pos:])
         self.busy = False
-        self._command(packet)
         self.large = None
-        self.reply_seq = expected
+        self._command(packet, expected)
         if self.backend is not None and not self.busy:
             lease.settle(self, self.backend)
         if not self.busy:

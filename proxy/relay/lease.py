@@ -29,8 +29,8 @@ from proxy.session.classify import (
     CREDENTIALS,
     KEEPS_DIAGNOSTICS,
     NEED_FOUND_ROWS,
-    NEED_LAST_BACKEND,
     NEED_INSERT_ID,
+    NEED_LAST_BACKEND,
     NEED_ROW_COUNT,
     NEED_WARNINGS,
     PINS_ON_SUCCESS,
@@ -134,7 +134,11 @@ def ready(client: Client, backend: Backend) -> None:
     statement = client.statement
     if (
         backend.settings is client.settings
-        and (backend.last_client is client or not (backend.soft or client.verdict.needs))
+        and (
+            not (backend.spoiled and client.verdict.needs)
+            if backend.last_client is client
+            else not (backend.soft or client.verdict.needs)
+        )
         and (statement is None or statement.key in backend.statements)
     ):
         send(client, backend)
@@ -145,6 +149,7 @@ def ready(client: Client, backend: Backend) -> None:
 def send(client: Client, backend: Backend) -> None:
     """Write the client's command. From here on it may have been executed."""
     backend.last_client = client
+    backend.spoiled = False
     verdict = client.verdict
     if verdict.pins and not verdict.flags & PINS_ON_SUCCESS:
         client.add_pins(verdict.pins)
@@ -181,7 +186,8 @@ def statement_packet(backend: Backend, statement: Prepared, packet: bytes) -> by
 
 def prepare(client: Client, backend: Backend) -> None:
     """Bring the backend into the client's state, then go on with `ready`."""
-    if client.verdict.needs and backend.last_client is not client and not _soft_state_at_hand(client, backend):
+    elsewhere = backend.last_client is not client or backend.spoiled
+    if client.verdict.needs and elsewhere and not _soft_state_at_hand(client, backend):
         return
     commands: list[bytes] = []
     captured = _capture_commands(client, backend, commands)
@@ -203,6 +209,7 @@ def prepare(client: Client, backend: Backend) -> None:
         client.insert_id_backend = backend
         backend.soft |= SOFT_INSERT_ID
     backend.last_client = client
+    backend.spoiled = False
     if not commands:
         ready(client, backend)
         return
@@ -316,9 +323,9 @@ def _soft_state_at_hand(client: Client, backend: Backend) -> bool:
     if client.capturing:
         client.resume = backend
         return False
-    if client.verdict.local:
-        _give_back(client, backend)
+    if client.verdict.local and client.statement is None:
         client.answer_locally()
+        settle(client, backend)
         return False
     lost = client.verdict.needs & (NEED_ROW_COUNT | NEED_FOUND_ROWS | NEED_LAST_BACKEND)
     if client.verdict.needs & NEED_WARNINGS and client.has_diagnostics:
@@ -326,7 +333,8 @@ def _soft_state_at_hand(client: Client, backend: Backend) -> bool:
     if not lost or client.verdict.pins & pins.OPAQUE:
         return True
     what = "the diagnostics area" if lost & NEED_WARNINGS else "ROW_COUNT(), FOUND_ROWS() or LASTVAL()"
-    _give_back(client, backend)
+    if _may_move(client):
+        _give_back(client, backend)
     client.fail(
         c.ER_NOT_SUPPORTED_YET,
         b"42000",
@@ -349,30 +357,24 @@ def finish(backend: Backend, client: Client | None) -> None:
     verdict = client.verdict
     status = reader.status
     client.diagnostics = None
-    if status is not None and not reader.error:
-        if (
-            (status & SESSION_FLAGS) == client.status
-            and not reader.changes
-            and not reader.insert_id
-            and not reader.warnings
-            and verdict.flags == PLAIN
-            and client.kind == QUERY
-            and (client.statement is None or not client.statement.private)
-        ):
-            client.has_diagnostics = False
-            backend.soft &= ~SOFT_WARNINGS
-            if reader.had_rows:
-                client.row_count = -1
-                client.found_rows = reader.rows
-            else:
-                client.row_count = reader.affected
-            if client.status & 1 or client.pins:
-                client.busy = False
-                if client.buffer:
-                    client.go_on()
-            else:
-                settle(client, backend)
-            return
+    if status is not None and not reader.error and (
+        (status & SESSION_FLAGS) == client.status
+        and not reader.changes
+        and not reader.insert_id
+        and not reader.warnings
+        and verdict.flags == PLAIN
+        and client.kind == QUERY
+        and (client.statement is None or not client.statement.private)
+    ):
+        client.has_diagnostics = False
+        backend.soft &= ~SOFT_WARNINGS
+        if reader.had_rows:
+            client.row_count = -1
+            client.found_rows = reader.rows
+        else:
+            client.row_count = reader.affected
+        settle(client, backend)
+        return
     _finish_carefully(client, backend, reader)
 
 
@@ -437,7 +439,7 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         if answers is not None:
             _aftercare(client, backend, commands, answers)
 
-    if error is not None and client.has_diagnostics:
+    if client.has_diagnostics:
         # What follows would empty the diagnostics area, which the client may ask for next.
         commands.insert(0, _SHOW_WARNINGS)
     backend.run_batch(commands, done)
@@ -479,7 +481,7 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
             )
     _follow_autocommit(client, backend)
     # Our own SELECT has replaced FOUND_ROWS() and ROW_COUNT(): from now on they are answered from what we know.
-    backend.last_client = None if not backend.soft else backend.last_client
+    backend.spoiled = True
     settle(client, backend)
 
 
@@ -535,12 +537,22 @@ def _remember_prepared(client: Client, backend: Backend, reader: ResponseReader)
 
 def settle(client: Client, backend: Backend) -> None:
     """The command is over: end the lease if the session may move, then take the client's next command."""
-    if not client.status & c.SERVER_STATUS_IN_TRANS and not client.pins:
-        _give_back(client, backend)
     client.busy = False
     client.statement = None
+    if _may_move(client):
+        _give_back(client, backend)
+        if client.relay.draining:
+            client.close("drain")
+            return
+    else:
+        client.idle_since = client.relay.loop.time()
     if client.buffer:
         client.go_on()
+
+
+def _may_move(client: Client) -> bool:
+    """Nothing ties the session to its backend."""
+    return not client.status & c.SERVER_STATUS_IN_TRANS and not client.pins
 
 
 def _give_back(client: Client, backend: Backend) -> None:
@@ -572,7 +584,7 @@ def abandon(client: Client, backend: Backend) -> None:
         return
     if client.upload is not None or (backend.running and backend.reader.local):
         backend.hang_up("client_lost_in_upload")
-    elif client.pins & UNRESETTABLE:
+    elif (client.pins | (client.verdict.pins if client.busy else 0)) & UNRESETTABLE:
         backend.close("unresettable_session")
     elif backend.running or backend.batch is not None:
         return  # the statement runs to its end, its rows are discarded, then the backend is reset

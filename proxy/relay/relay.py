@@ -10,6 +10,7 @@ client is checked against it here.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -218,7 +219,10 @@ class Relay:
         except TimeoutError:
             self.log.warning("drain timeout", clients=len(self.clients))
         for client in list(self.clients.values()):
-            client.refuse_shutdown()
+            if client.backend is not None and client.backend.running and not client.backend.reader.untouched:
+                client.close("drain")  # in the middle of an answer there is no place for an error
+            else:
+                client.refuse_shutdown()
         for backend in list(self.backends):
             if backend.slot == IDLE or not (backend.running or backend.batch):
                 backend.close("drain")
@@ -266,6 +270,7 @@ class Relay:
         now = self.loop.time()
         self.registry.retire(now, pool.idle_timeout, pool.max_lifetime)
         self.registry.forget_unused()
+        self._end_idle_transactions(now)
         expired = now - self.config.auth.cache_ttl
         for user, credentials in list(self._credentials.items()):
             account = self.registry.accounts.get(_name(user))
@@ -274,6 +279,18 @@ class Relay:
         if len(self._schemas) > 10_000:
             self._schemas.clear()
         self.watch_queue()
+
+    def _end_idle_transactions(self, now: float) -> None:
+        """`session.idle_transaction_timeout`: FIN only, an unasked ERR confuses drivers."""
+        limit = self.config.session.idle_transaction_timeout
+        if not limit:
+            return
+        for client in list(self.clients.values()):
+            if client.backend is not None and not client.busy and now - client.idle_since > limit:
+                self.log.warning(
+                    "idle transaction ended", client=client.address, user=client.user, seconds=now - client.idle_since
+                )
+                client.close("idle_transaction_timeout")
 
     # Clients
 
@@ -368,7 +385,7 @@ class Relay:
     def is_proven(self, user: bytes, password: bytes) -> bool:
         """Whether this is a password that the server accepted not long ago."""
         known = self._fresh(user)
-        return known is not None and known.password == password
+        return known is not None and hmac.compare_digest(known.password, password)
 
     def is_proven_scramble(self, user: bytes, scramble: bytes, nonce: bytes) -> bool:
         """The same for a caching_sha2_password scramble."""

@@ -9,6 +9,12 @@ Three stages, each only when the one before could not answer:
 3. tokens, decided per kind of statement.
 What stages 2 and 3 found is kept in a cache bounded in bytes. Verdicts are shared and must not be changed.
 
+A native function wins over a stored one of its name, except that for a few (COUNT, NOW, SUBSTRING, …) a space before
+the parenthesis makes it the stored one: somebody who has a stored function COUNT with side effects is not protected.
+
+Measured 2026-11-23, CPython 3.11, 2 shared cores, microseconds per call: sysbench point select 1.5, ORM SELECT of 344
+bytes 3.1, IN list of 11 KB 45, INSERT with 400 rows 110; with `@` in a literal of 407 bytes 9.4, then 0.8 from the
+cache; SET NAMES 12, then 0.5; COMMIT 0.15.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from proxy.session import pins as p
-from proxy.session.functions import HARMLESS, NATIVE
+from proxy.session.functions import HARMLESS
 from proxy.session.lexer import UNSAFE_CHARSET, blank, statements, tokens, unquote
 
 # Soft state that a statement reads (protocol.md C.6).
@@ -274,7 +280,7 @@ class Classifier:
         elif kind == b"show" and (low.find(b"warnings") >= 0 or low.find(b"errors") >= 0):
             return None
         pattern = _CALLS_UNSAFE if mode & UNSAFE_CHARSET else _CALLS
-        if self._backwards.issuperset(pattern.findall(low[: start - 1 if start else None : -1])):
+        if self._backwards.issuperset(pattern.findall(low[: start - 1 : -1])):
             return verdict
         return None
 
@@ -623,7 +629,8 @@ class Classifier:
         name = unquote(token)
         before = part[paren - 2] if paren > 1 else b""
         if before != b".":
-            if (name in NATIVE) if token[:1] == b"`" else (name in HARMLESS):
+            # In backticks a name like `if` or `left` is a stored function's.
+            if name in HARMLESS and token[:1] != b"`":
                 return None
             if name == b"get_lock":
                 return _Effect(p.NAMED_LOCK)

@@ -1,6 +1,6 @@
 """SQL text with everything that is data taken out.
 
-`blank` lower-cases a text, puts a quote pair where a string literal stood and a space where a comment stood. What it
+`blank` lower-cases a text, puts a run of quotes where string literals stood and a space where a comment stood. What it
 leaves is what the server's grammar sees. It returns None when it cannot be sure where a literal or a comment ends:
 callers must then assume the worst. It never guesses:
 
@@ -35,7 +35,7 @@ def mode_of(sql_mode: bytes, client_charset: bytes) -> int:
     return mode
 
 
-# A doubled quote inside a literal needs no rule: it reads as two adjacent literals, which blanks to the same.
+# A doubled quote inside a literal needs no rule: it reads as two adjacent literals, which is one run of quotes.
 _LITERAL_BODIES: Final[dict[int, bytes]] = {
     0: rb"[^Q\\]*+(?:\\.[^Q\\]*+)*+",
     NO_BACKSLASH_ESCAPES: rb"[^Q]*+",
@@ -105,7 +105,11 @@ def blank(sql: bytes, mode: int) -> bytes | None:
         pieces = _PLAIN[mode].findall(sql)
         if not _LONE.isdisjoint(pieces):
             return None
-        # A literal is an empty piece between two pieces of code, so joining leaves a quote pair in its place.
+        # A literal is an empty piece between two pieces of code: joining leaves quotes in its place.
+        if pieces and not pieces[0]:
+            pieces.insert(0, b"")
+        if pieces and not pieces[-1]:
+            pieces.append(b"")
         text = b"'".join(pieces)
     if mode & ANSI_QUOTES and b'"' in text:
         text = _QUOTED.sub(_backticked, text)
@@ -138,7 +142,7 @@ def _backticked(match: re.Match[bytes]) -> bytes:
 
 
 def tokens(blanked: bytes) -> list[bytes]:
-    """Words, backticked names, `''` for literals, `@`, `@@`, `:=`, `/*!`, `*/` and single characters."""
+    """Words, backticked names, a run of quotes for literals, `@`, `@@`, `:=`, `/*!`, `*/` and single characters."""
     return _TOKEN.findall(blanked)
 
 

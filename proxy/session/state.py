@@ -207,8 +207,9 @@ class SettingsTable:
                 fields["collation"] = value
             elif name == b"character_set_connection":
                 flags |= COLLATION_UNKNOWN
-            elif pin := _pin(name, value):
-                flags |= pin
+            elif pin := pins.variable_pin(name):
+                if name != b"gtid_next" or value.upper() != b"AUTOMATIC":
+                    flags |= pin
             else:
                 variables[name] = value
         if "collation" in fields:
@@ -218,12 +219,6 @@ class SettingsTable:
             merged.update(variables)
             fields["variables"] = tuple(merged.items())
         return (self.replace(settings, **fields) if fields else settings), flags
-
-
-def _pin(name: bytes, value: bytes) -> int:
-    if name == b"gtid_next" and value.upper() == b"AUTOMATIC":
-        return 0
-    return pins.variable_pin(name)
 
 
 def restore_commands(have: Settings, want: Settings) -> tuple[bytes, ...] | None:

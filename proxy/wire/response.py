@@ -61,6 +61,7 @@ class ResponseReader:
     __slots__ = (
         "_cont",
         "_eof_due",
+        "_file_passed",
         "_held",
         "_kind",
         "_left",
@@ -100,7 +101,7 @@ class ResponseReader:
         self._held = b""
         self._skip = self._left = self._left_columns = self._shift = 0
         self._cont = self._eof_due = False
-        self.done = self.local = self.had_rows = False
+        self.done = self.local = self.had_rows = self._file_passed = False
         self.status: int | None = None
         self.error: Err | None = None
         self.changes: tuple[tuple[int, bytes, bytes], ...] = _NOTHING
@@ -110,12 +111,13 @@ class ResponseReader:
     def file_sent(self) -> None:
         """The client has sent its file to the end: the response goes on."""
         self.local = False
+        self._file_passed = True
         self._phase = _FIRST
 
     @property
     def untouched(self) -> bool:
         """Nothing of the response has been passed on yet: an error can still take its place."""
-        return self._phase == _FIRST and not self._shift and self.status is None
+        return self._phase == _FIRST and not self._shift and self.status is None and not self._file_passed
 
     @property
     def shift(self) -> int:

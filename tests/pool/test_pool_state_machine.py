@@ -278,5 +278,5 @@ class PoolMachine(RuleBasedStateMachine):
         assert not any(b.slot == CLOSING for b in world.backends)
 
 
-PoolMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 TestPool = PoolMachine.TestCase
