@@ -357,14 +357,18 @@ def finish(backend: Backend, client: Client | None) -> None:
     verdict = client.verdict
     status = reader.status
     client.diagnostics = None
-    if status is not None and not reader.error and (
-        (status & SESSION_FLAGS) == client.status
-        and not reader.changes
-        and not reader.insert_id
-        and not reader.warnings
-        and verdict.flags == PLAIN
-        and client.kind == QUERY
-        and (client.statement is None or not client.statement.private)
+    if (
+        status is not None
+        and not reader.error
+        and (
+            (status & SESSION_FLAGS) == client.status
+            and not reader.changes
+            and not reader.insert_id
+            and not reader.warnings
+            and verdict.flags == PLAIN
+            and client.kind == QUERY
+            and (client.statement is None or not client.statement.private)
+        )
     ):
         client.has_diagnostics = False
         backend.soft &= ~SOFT_WARNINGS
@@ -417,7 +421,7 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         if verdict.unpins:
             client.drop_pins(verdict.unpins)
         if verdict.flags & CREDENTIALS:
-            client.relay.forget_credentials()
+            client.relay.accounts.forget_proofs()
     if apply_changes(client, backend, reader.changes, explained=bool(verdict.pins)) & COLLATION_UNKNOWN or (
         verdict.flags & CHARSET and error is None
     ):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
-from proxy.pool.queue import Failure
 from proxy.wire import auth
 from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
@@ -30,12 +29,16 @@ from proxy.wire.packets import (
     encode_tracker,
 )
 
+from .accounts import WaitOver
 from .client import WRITE_HIGH, WRITE_LOW, Client
 from .connect import KEY, Refused
 from .stream import PacketStream, PeerGone
 
 if TYPE_CHECKING:
     import socket
+
+    from proxy.pool.pool import Pool
+    from proxy.session.state import Settings
 
     from .relay import Relay
 
@@ -55,14 +58,6 @@ MASKED = (
     | c.CLIENT_SSL_VERIFY_SERVER_CERT
     | c.CLIENT_REMEMBER_OPTIONS
 )
-
-
-class WaitOver(Exception):
-    """A login could not get its connection to the server in time."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.kind.value)
-        self.failure = failure
 
 
 def greeting_for_client(server: Greeting, ident: int, nonce: bytes) -> Greeting:
@@ -145,15 +140,26 @@ class _Login:
         """The whole login."""
         relay = self.relay
         response = HandshakeResponse.parse(await self.stream.read_packet(), self.greeting.capabilities)
-        await relay.admit(response.username)
         proven, password = await self._password(response)
         key = response.capabilities & KEY
         if not proven:
-            await relay.prove(response.username, password, key)
+            await relay.accounts.prove(response.username, password, key)
         pool = relay.pool(response.username, key)
-        settings = relay.initial_settings(response)
+        pool.account.clients += 1  # from here on the account is in use
+        try:
+            self._open_session(response, pool, await self._settings(response, pool))
+        except BaseException:
+            pool.account.clients -= 1
+            raise
+
+    async def _settings(self, response: HandshakeResponse, pool: Pool) -> Settings:
+        settings = self.relay.initial_settings(response)
         if response.database is not None:
-            await relay.check_schema(pool, settings)
+            await self.relay.accounts.check_schema(pool, settings)
+        return settings
+
+    def _open_session(self, response: HandshakeResponse, pool: Pool, settings: Settings) -> None:
+        relay = self.relay
         trackers = b""
         if response.database is not None and response.capabilities & c.CLIENT_SESSION_TRACK:
             trackers = encode_tracker(c.TRACK_SCHEMA, b"", response.database)
@@ -173,8 +179,8 @@ class _Login:
         if response.plugin != c.CACHING_SHA2_PASSWORD:
             scramble = await self._switch(c.CACHING_SHA2_PASSWORD)
         if scramble in (b"", b"\0"):
-            return self.relay.is_proven(response.username, b""), b""
-        if self.relay.is_proven_scramble(response.username, scramble, self.nonce):
+            return self.relay.accounts.is_proven(response.username, b""), b""
+        if self.relay.accounts.is_proven_scramble(response.username, scramble, self.nonce):
             self.stream.write_packet(_FAST_OK)
             return True, b""
         if not self.private and response.attributes.get(b"_client_name") == b"libmysql":
@@ -196,7 +202,7 @@ class _Login:
 
     async def _by_rsa(self) -> bytes:
         """Give the client our public key, decrypt what it sends."""
-        key = await self.relay.rsa_key()
+        key = await self.relay.accounts.rsa_key()
         self.stream.write_packet(b"\x01" + key.pem)
         secret = await self.stream.read_packet()
         # SHA-1 is what the protocol says for this padding.

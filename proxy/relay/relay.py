@@ -1,39 +1,30 @@
 """The relay of one server: what clients, backends, the pool's registry and the server's profile share.
 
-One object per server address, so that several can live in one process later; no module-level state. It opens and
-closes backends when the registry asks for it, keeps the credentials that opened them, and counts.
-
-Credentials are kept in memory only. A password is *proven* by a login to the server; for `auth.cache_ttl` after that a
-client is checked against it here.
+One object per server address, so that several can live in one process later; no module-level state. It counts, looks
+at the clock for the registry, and knows when the server was last seen. Who may log in is `accounts`' business.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import socket
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from proxy.pool.budget import CLOSING, FREE, IDLE, OPENING
-from proxy.pool.queue import Failure, FailureKind, LoginWaiter, Waiter
+from proxy.pool.queue import Failure, FailureKind, Waiter
 from proxy.pool.registry import Registry
 from proxy.session import pins
 from proxy.session.classify import Classifier
 from proxy.session.state import Settings, SettingsTable
-from proxy.wire import auth
 from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
-from proxy.wire.packets import Err, Greeting, HandshakeResponse
+from proxy.wire.packets import Greeting, HandshakeResponse
 
-from . import lease
+from . import lease, numbers
+from .accounts import Accounts, WaitOver
 from .backend import Backend
-from .connect import KEY, Refused, connect
-from .internal import Answer
-from .login import WaitOver
+from .connect import Refused, connect
 from .profile import Profile
 from .stats import Counters
 from .stream import PeerGone
@@ -52,9 +43,8 @@ _CLOSE_DEADLINE = 10.0  # seconds that a server may take to close its side
 _GOODBYE = 2.0  # the same when we stop
 _TICK = 0.02
 _RETIRE_EVERY = 1.0
+_LEARN_EVERY = 60.0
 _PROBE_EVERY = 5.0
-_REFUSED_SERVER = (c.ER_CON_COUNT, c.ER_CANT_CREATE_THREAD)
-_KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
 class Log(Protocol):
@@ -71,28 +61,6 @@ class LimitedLog(Protocol):
     """A warning that is repeated at most now and then, per key."""
 
     def __call__(self, key: str, event: str, **values: Any) -> Any: ...
-
-
-class RsaKey:
-    """The key that clients encrypt their password with."""
-
-    def __init__(self) -> None:
-        self.private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        self.pem = self.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-class Credentials:
-    """A proven password of an account."""
-
-    __slots__ = ("password", "proven_at", "verifier")
-
-    def __init__(self, password: bytes, proven_at: float) -> None:
-        self.password = password
-        self.verifier = auth.sha2_verifier(password)
-        self.proven_at = proven_at
-
-    def __repr__(self) -> str:
-        return f"<Credentials proven_at={self.proven_at:.0f}>"
 
 
 class Relay:
@@ -121,11 +89,12 @@ class Relay:
         self.all_closed = asyncio.Event()
         self.on_server_seen: Callable[[], None] = lambda: None
         self.queue_full = Failure(FailureKind.TIMEOUT, c.ER_CON_COUNT, "queue.max_waiting")
+        self.accounts = Accounts(self)
         cap = config.pool.max_connections
         self.registry = Registry(
             AUTO_START if cap == "auto" else cap,
             clock=self.loop.time,
-            open_backend=self._open_backend,
+            open_backend=self.accounts.open_backend,
             close_backend=self._close_backend,
             queue_timeout=config.queue.timeout,
             queue_timeout_down=config.queue.timeout_down,
@@ -133,29 +102,23 @@ class Relay:
             quantum=config.pool.quantum,
             login_timeout=config.listen.login_timeout,
             max_lifetime=config.pool.max_lifetime,
-            describe_leases=self.describe_leases,
+            describe_leases=lambda: numbers.describe_leases(self.backends),
         )
-        self._credentials: dict[bytes, Credentials] = {}
-        self._proving: dict[bytes, tuple[bytes, asyncio.Task[None]]] = {}
-        self._schemas: set[tuple[str, bytes]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._tick_timer: asyncio.TimerHandle | None = None
         self._retire_timer: asyncio.TimerHandle | None = None
         self._last_client_id = self.FIRST_CLIENT_ID - 1
-        self._rsa_key: asyncio.Future[RsaKey] | None = None
+        self._learned_at = float("-inf")
         self._last_event = self._last_probe = float("-inf")
-        self._last_error = "not seen yet"
+        self.last_error = "not seen yet"
 
     # Life
 
     def start(self) -> None:
         """Begin to look for the server."""
-        self._spawn(self._first_sight())
-        self._spawn(self._warm_rsa_key())
+        self.spawn(self._first_sight())
+        self.spawn(self.accounts.rsa_key())
         self._retire_timer = self.loop.call_later(_RETIRE_EVERY, self._retire)
-
-    async def _warm_rsa_key(self) -> None:
-        await self.rsa_key()
 
     async def _first_sight(self) -> None:
         """One complete login that is expected to be refused teaches us the greeting."""
@@ -163,9 +126,7 @@ class Relay:
         while self.profile.greeting is None:
             await self.probe()
             if self.profile.greeting is None:
-                self.limited_log(
-                    "server_down", "server cannot be reached", server=self.address.label, error=self._last_error
-                )
+                self.cannot_reach()
                 await asyncio.sleep(delay)
                 delay = min(1.0, delay * 2)
 
@@ -179,12 +140,13 @@ class Relay:
             login.transport.write(b"\x01\0\0\0\x01")
             login.transport.close()
         except (Refused, OSError, PeerGone, ProtocolError, TimeoutError) as exc:
-            self._last_error = str(exc) or "timed out"
+            self.last_error = str(exc) or "timed out"
         if greeted:
-            self._seen(greeted[0])
+            self.seen(greeted[0])
         return bool(greeted)
 
-    def _seen(self, greeting: Greeting) -> None:
+    def seen(self, greeting: Greeting) -> None:
+        """The server has greeted us."""
         self._last_event = self.loop.time()
         first = self.profile.greeting is None
         self.profile.greeting = greeting
@@ -199,7 +161,7 @@ class Relay:
             return False, "draining"
         now = self.loop.time()
         if self.registry.down_since is None and (self.backends or now - self._last_event < _PROBE_EVERY):
-            return self.profile.greeting is not None, self._last_error if self.profile.greeting is None else "ok"
+            return self.profile.greeting is not None, self.last_error if self.profile.greeting is None else "ok"
         if now - self._last_probe >= _PROBE_EVERY:
             return (True, "ok") if await self.probe() else (False, self.down_text())
         seen = self._last_event >= self._last_probe
@@ -245,7 +207,8 @@ class Relay:
         if self.draining and not self.clients:
             self.drained.set()
 
-    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine that ends when the relay does."""
         task: asyncio.Task[Any] = self.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -271,14 +234,35 @@ class Relay:
         self.registry.retire(now, pool.idle_timeout, pool.max_lifetime)
         self.registry.forget_unused()
         self._end_idle_transactions(now)
-        expired = now - self.config.auth.cache_ttl
-        for user, credentials in list(self._credentials.items()):
-            account = self.registry.accounts.get(_name(user))
-            if credentials.proven_at < expired and account is None:
-                del self._credentials[user]
-        if len(self._schemas) > 10_000:
-            self._schemas.clear()
+        self.accounts.forget_expired()
+        if self.profile.learned and now - self._learned_at > _LEARN_EVERY:
+            self._learned_at = now
+            self.spawn(self._learn_again())
         self.watch_queue()
+
+    async def _learn_again(self) -> None:
+        """Ask an idle backend for what an administrator may have changed."""
+        pool = next((backend.pool for backend in self.backends if backend.slot == IDLE), None)
+        if pool is None:
+            return
+        with contextlib.suppress(WaitOver, ConnectionError, ValueError):
+            backend = await self.accounts.borrow(pool, None)
+            answers = await backend.run(self.profile.questions())
+            self.registry.release(backend)
+            self.profile.learn(answers)
+            self.adjust_cap()
+
+    def adjust_cap(self) -> None:
+        """`auto`: what the server allows, less a reserve for people and the control slot."""
+        self._learned_at = self.loop.time()
+        self.settings.sql_mode = b"ANSI_QUOTES" if self.profile.ansi_quotes else b""
+        if self.config.pool.max_connections != "auto":
+            return
+        allowed = self.profile.max_connections
+        cap = max(1, allowed - max(5, allowed // 10) - CONTROL_SLOTS)
+        if cap != self.registry.budget.cap:
+            self.registry.set_cap(cap)
+            self.log.info("cap set from the server", max_connections=allowed, cap=cap)
 
     def _end_idle_transactions(self, now: float) -> None:
         """`session.idle_transaction_timeout`: FIN only, an unasked ERR confuses drivers."""
@@ -304,9 +288,8 @@ class Relay:
                 return ident
 
     def client_ready(self, client: Client) -> None:
-        """A login is complete."""
+        """A login is complete; it has been counted in the client's account."""
         self.clients[client.ident] = client
-        client.pool.account.clients += 1
         if self.draining:
             client.close("drain")
 
@@ -369,251 +352,13 @@ class Relay:
 
     def pool(self, user: bytes, key: int) -> Pool:
         """The pool of an account and capabilities."""
-        name = _name(user)
+        name = user.decode("utf-8", "surrogateescape")
         known = self.config.users.get(name)
         if known is not None:
             account = self.registry.account(name, known.weight, known.max_connections)
         else:
             account = self.registry.account(name)
         return self.registry.pool(account, key)
-
-    # Credentials
-
-    async def admit(self, user: bytes) -> None:
-        """A gate for logins; nobody is turned away here yet."""
-
-    def is_proven(self, user: bytes, password: bytes) -> bool:
-        """Whether this is a password that the server accepted not long ago."""
-        known = self._fresh(user)
-        return known is not None and hmac.compare_digest(known.password, password)
-
-    def is_proven_scramble(self, user: bytes, scramble: bytes, nonce: bytes) -> bool:
-        """The same for a caching_sha2_password scramble."""
-        known = self._fresh(user)
-        return known is not None and auth.check_sha2(scramble, nonce, known.verifier)
-
-    def _fresh(self, user: bytes) -> Credentials | None:
-        known = self._credentials.get(user)
-        if known is None or self.loop.time() - known.proven_at > self.config.auth.cache_ttl:
-            return None
-        return known
-
-    def forget_credentials(self) -> None:
-        """Somebody may have changed a password: every login is proven again."""
-        for known in self._credentials.values():
-            known.proven_at = float("-inf")
-
-    async def rsa_key(self) -> RsaKey:
-        """Our RSA key; made once, in a thread, because it takes a while."""
-        if self._rsa_key is None:
-            self._rsa_key = asyncio.ensure_future(asyncio.to_thread(RsaKey))
-        return await asyncio.shield(self._rsa_key)
-
-    async def prove(self, user: bytes, password: bytes, key: int) -> None:
-        """Log in to the server with what a client gave us. Raises Refused with the server's answer, or WaitOver.
-
-        One proof per account at a time; a login with the same password joins it.
-        """
-        verifier = auth.sha2_verifier(password)
-        while (running := self._proving.get(user)) is not None:
-            if running[0] == verifier:
-                await asyncio.shield(running[1])
-                return
-            await asyncio.wait([running[1]])
-        task = self._spawn(self._prove(user, password, key))
-        self._proving[user] = (verifier, task)
-        task.add_done_callback(lambda done: (self._proving.pop(user, None), done.cancelled() or done.exception()))
-        await asyncio.shield(task)
-
-    async def _prove(self, user: bytes, password: bytes, key: int) -> None:
-        slot: asyncio.Future[None] = self.loop.create_future()
-
-        def failed(failure: Failure) -> None:
-            if not slot.done():
-                slot.set_exception(WaitOver(failure))
-
-        def granted() -> None:
-            nonlocal slot
-            if slot.done():
-                self.registry.login_done(None)
-            else:
-                slot.set_result(None)
-
-        waiter = LoginWaiter(granted, failed)
-        self.registry.login_slot(waiter)
-        self.watch_queue()
-        while True:
-            await slot
-            pool = self.pool(user, key)
-            try:
-                backend = await self._connect(pool, user, password)
-            except Exception as exc:
-                failure = self._failure(exc)
-                if failure.kind is FailureKind.ACCOUNT_ERROR:
-                    self.registry.login_done(None)
-                    raise
-                slot = self.loop.create_future()
-                if not self.registry.login_failed(waiter, failure):
-                    raise
-                self.watch_queue()
-                continue
-            self._credentials[user] = Credentials(password, self.loop.time())
-            pool = self.pool(user, key)  # the account may have been dropped as unused meanwhile
-            backend.slot = OPENING
-            self.registry.adopt(backend, pool)
-            return
-
-    async def check_schema(self, pool: Pool, settings: Settings) -> None:
-        """Make sure that the account may use the schema of `settings`. Raises Refused or WaitOver."""
-        assert settings.schema is not None
-        known = (pool.account.name, settings.schema)
-        if known in self._schemas:
-            return
-        backend = await self._borrow(pool, settings)
-        try:
-            answers = await backend.run((bytes((c.COM_INIT_DB,)) + settings.schema,))
-        except ConnectionError as exc:
-            raise WaitOver(Failure(FailureKind.DOWN)) from exc
-        error = answers[0].error
-        if error is None:
-            self._schemas.add(known)
-            backend.bare = False
-            if backend.settings is not None:
-                backend.settings = self.settings.replace(backend.settings, schema=settings.schema)
-        self.registry.release(backend)
-        if error is not None:
-            raise Refused(error)
-
-    async def _borrow(self, pool: Pool, settings: Settings) -> Backend:
-        """Wait for a lease, for a login. Raises WaitOver."""
-        # A stranger to everybody's soft state: what the last client left is read before it is lost.
-        backend: Backend | None = self.registry.acquire_nowait(pool, settings, False, None, None)
-        if backend is None:
-            future: asyncio.Future[Backend] = self.loop.create_future()
-
-            def granted(backend: Backend) -> None:
-                if future.done():
-                    self.registry.release(backend)
-                else:
-                    future.set_result(backend)
-
-            def failed(failure: Failure) -> None:
-                if not future.done():
-                    future.set_exception(WaitOver(failure))
-
-            waiter = Waiter(pool, None, settings, False, None, granted, failed)
-            self.registry.enqueue(waiter)
-            self.watch_queue()
-            try:
-                backend = await future
-            except asyncio.CancelledError:
-                if not self.registry.cancel(waiter) and future.done() and not future.cancelled():
-                    self.registry.release(future.result())
-                raise
-        captured: asyncio.Event = asyncio.Event()
-        if lease.capture_before_close(backend, captured.set):
-            await captured.wait()
-        return backend
-
-    # Backends
-
-    def _open_backend(self, pool: Pool) -> None:
-        self._spawn(self._open(pool))
-
-    async def _open(self, pool: Pool) -> None:
-        user = pool.account.name.encode("utf-8", "surrogateescape")
-        known = self._credentials.get(user)
-        if known is None:
-            err = f"Access denied for user '{pool.account.name}': its password is not known any more, log in again"
-            self.registry.open_failed(pool, Failure(FailureKind.ACCOUNT_ERROR, c.ER_ACCESS_DENIED, err, b"28000"))
-            return
-        try:
-            backend = await self._connect(pool, user, known.password)
-        except Exception as exc:
-            failure = self._failure(exc)
-            if failure.code == c.ER_ACCESS_DENIED and self._credentials.get(user) is known:
-                del self._credentials[user]
-            self.registry.open_failed(pool, failure)
-            self.watch_queue()
-            return
-        backend.slot = OPENING
-        self.registry.opened(backend)
-
-    async def _connect(self, pool: Pool, user: bytes, password: bytes) -> Backend:
-        """Open a backend and bring it into a known state."""
-        started = self.loop.time()
-        profile = self.profile
-        waiter = next(iter(pool.account.waiters), None)
-        wanted = waiter.settings if waiter is not None else None
-        collation_id = profile.login_collation(wanted.collation if isinstance(wanted, Settings) else b"")
-        greeted: list[Greeting] = []
-        key = pool.key
-        assert isinstance(key, int)
-        try:
-            async with asyncio.timeout(self.config.backend.connect_timeout):
-                login = await connect(self.address, user, password, key & KEY, collation_id, greeted)
-                if self.address.unix_path is None:
-                    _keep_alive(login.transport)
-                backend = Backend(self, pool, login.transport, login.greeting.thread_id)
-                login.transport.set_protocol(backend)
-                backend.slot = FREE
-                self.backends.add(backend)
-                try:
-                    await self._introduce(backend, login.greeting, collation_id)
-                except BaseException:
-                    backend.close_reason = "login"
-                    backend.transport.abort()
-                    raise
-        except Exception as exc:
-            code = exc.err.code if isinstance(exc, Refused) else c.CR_CONN_HOST_ERROR
-            self.stats.backend_connect_failures[str(code)] += 1
-            raise
-        finally:
-            if greeted:
-                self._seen(greeted[0])
-        self.stats.backend_connects += 1
-        self.stats.backend_connect_seconds.observe(self.loop.time() - started)
-        return backend
-
-    async def _introduce(self, backend: Backend, greeting: Greeting, collation_id: int) -> None:
-        profile = self.profile
-        if profile.greeting is None:
-            self._seen(greeting)
-        if not profile.learned:
-            profile.learn(await backend.run(profile.questions()))
-            self._adjust_cap()
-        answers = await backend.run((profile.track_command,))
-        if answers[0].error is not None:
-            raise Refused(answers[0].error)
-        charset, collation, results = profile.charset_of(collation_id)
-        backend.settings = self.settings.make(
-            client_charset=charset,
-            results_charset=results,
-            collation=collation,
-            autocommit=bool(greeting.status & c.SERVER_STATUS_AUTOCOMMIT),
-        )
-
-    def _adjust_cap(self) -> None:
-        """`auto`: what the server allows, less a reserve for people and the control slot."""
-        self.settings.sql_mode = b"ANSI_QUOTES" if self.profile.ansi_quotes else b""
-        if self.config.pool.max_connections == "auto":
-            allowed = self.profile.max_connections
-            cap = max(1, allowed - max(5, allowed // 10) - CONTROL_SLOTS)
-            self.registry.set_cap(cap)
-            self.log.info("cap set from the server", max_connections=allowed, cap=cap)
-
-    def _failure(self, exc: Exception) -> Failure:
-        """What an attempt to open a backend ended with, for the registry."""
-        if isinstance(exc, Refused):
-            err = exc.err
-            text = err.message.decode("utf-8", "replace")
-            kind = _refusal_kind(err)
-            if kind is not FailureKind.ACCOUNT_ERROR:
-                self.limited_log("refused", "server refused a connection", code=err.code, error=text)
-            return Failure(kind, err.code, text, err.state or b"HY000")
-        self._last_error = str(exc) or "timed out"
-        self.limited_log("server_down", "server cannot be reached", server=self.address.label, error=self._last_error)
-        return Failure(FailureKind.DOWN, c.CR_CONN_HOST_ERROR, self._last_error)
 
     def _close_backend(self, backend: Backend, reason: str) -> None:
         """The registry wants it closed: an idle one, whose last client may still ask for its soft state."""
@@ -642,9 +387,13 @@ class Relay:
 
     # Words
 
+    def cannot_reach(self) -> None:
+        """Log, now and then, that the server does not answer."""
+        self.limited_log("server_down", "server cannot be reached", server=self.address.label, error=self.last_error)
+
     def down_text(self) -> str:
         """The text of our 2003."""
-        return f"Can't connect to MySQL server on '{self.address.label}' ({self._last_error})"
+        return f"Can't connect to MySQL server on '{self.address.label}' ({self.last_error})"
 
     def describe_failure(self, failure: Failure, waiter: Waiter | None) -> tuple[int, bytes, str]:
         """The answer (code, SQLSTATE, text) to a client whose wait ended with `failure`."""
@@ -666,77 +415,16 @@ class Relay:
             )
         return failure.code, failure.sqlstate, failure.message
 
-    def describe_leases(self) -> str:
-        """What the leased backends are doing, in words."""
-        in_transaction = pinned = running = 0
-        for backend in self.backends:
-            client = backend.client
-            if client is None:
-                continue
-            if client.busy:
-                running += 1
-            elif client.pins:
-                pinned += 1
-            else:
-                in_transaction += 1
-        return f"{in_transaction} idle in transaction, {pinned} pinned, {running} running"
-
     # Numbers, when asked
 
     def client_states(self) -> dict[str, int]:
         """How many clients are in each state."""
-        states = dict.fromkeys(("idle", "waiting", "leased", "transaction", "pinned"), 0)
-        for client in self.clients.values():
-            if client.waiter is not None:
-                states["waiting"] += 1
-            elif client.pins:
-                states["pinned"] += 1
-            elif client.backend is None:
-                states["idle"] += 1
-            elif client.status & c.SERVER_STATUS_IN_TRANS:
-                states["transaction"] += 1
-            else:
-                states["leased"] += 1
-        return states
+        return numbers.client_states(self.clients.values())
 
     def pinned_sessions(self) -> dict[str, int]:
         """How many sessions have each pin reason."""
-        found = dict.fromkeys(pins.PIN_NAMES.values(), 0)
-        for client in self.clients.values():
-            if client.pins:
-                for name in pins.names(client.pins):
-                    found[name] += 1
-        return found
+        return numbers.pinned_sessions(self.clients.values())
 
     def prepared_statements(self) -> dict[str, int]:
         """How many prepared statements clients and backends have."""
-        return {
-            "client": sum(len(client.statements) for client in self.clients.values() if client.statements),
-            "backend": sum(len(backend.statements) for backend in self.backends),
-        }
-
-
-def _name(user: bytes) -> str:
-    return user.decode("utf-8", "surrogateescape")
-
-
-def _refusal_kind(err: Err) -> FailureKind:
-    if err.code in _REFUSED_SERVER:
-        return FailureKind.REFUSED_SERVER
-    if err.code == c.ER_TOO_MANY_USER_CONNECTIONS:
-        return FailureKind.REFUSED_ACCOUNT
-    if err.code == c.ER_USER_LIMIT_REACHED and b"max_user_connections" in err.message:
-        return FailureKind.REFUSED_ACCOUNT
-    return FailureKind.ACCOUNT_ERROR
-
-
-def _keep_alive(transport: asyncio.Transport) -> None:
-    """Find out about a server that has vanished, within half a minute."""
-    sock = transport.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _KEEPALIVE:
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-__all__ = ["Answer", "Relay"]
+        return numbers.prepared_statements(self.clients.values(), self.backends)

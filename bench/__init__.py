@@ -1,0 +1,1 @@
+"""Measurements of mybouncer on this machine, side by side with what it is compared with: `python -m bench`."""

@@ -1,0 +1,162 @@
+"""The processes that are measured: a relay, the pooler, and how much CPU and memory a process has used.
+
+Everything started here ends with this process, in good order at the end of a `with` block and else by the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers import Server, die_with_parent, find_server, free_port, start_server, wait_until
+
+ROOT = Path(__file__).parents[1]
+USER, PASSWORD, SCHEMA = "app", "app-secret", "test"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_START, _STOP = 15.0, 10.0
+
+
+class BenchError(Exception):
+    """A measurement cannot be made; the text says why."""
+
+
+@dataclass(frozen=True)
+class Middle:
+    """A process between the clients and the server, or the server itself (`pid` is None then)."""
+
+    name: str
+    port: int
+    pid: int | None = None
+    http_port: int | None = None
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time that the process has used, all threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of the process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise BenchError(f"process {pid} has ended")
+
+
+def raise_descriptor_limit(wanted: int) -> int:
+    """Let this process and its children open as many files as allowed; say how many, refuse if too few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise BenchError(f"needs {wanted} open files in one process, this machine allows {hard} (ulimit -Hn)")
+    return wanted
+
+
+@contextlib.contextmanager
+def server(flavour: str, max_connections: int) -> Iterator[Server]:
+    """A server of our own."""
+    if find_server(flavour) is None:
+        raise BenchError(f"there is no {flavour} server on this machine; `make bench` installs it")
+    one = start_server(flavour, max_connections=max_connections)
+    try:
+        yield one
+    finally:
+        one.remove()
+
+
+@contextlib.contextmanager
+def haproxy(backend_port: int) -> Iterator[Middle]:
+    """HAProxy as a plain TCP relay in one thread."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="mybouncer-bench-") as directory:
+        configuration = Path(directory) / "haproxy.cfg"
+        configuration.write_text(
+            "global\n  nbthread 1\n  maxconn 4000\n"
+            "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n"
+            f"listen relay\n  bind 127.0.0.1:{port}\n  server one 127.0.0.1:{backend_port}\n"
+        )
+        path = os.environ.get("PATH", os.defpath) + ":/usr/sbin"
+        argv = ["haproxy", "-db", "-f", str(configuration)]
+        with _process(argv, Path(directory) / "log", {"PATH": path}) as process:
+            _wait_listening(process, port, Path(directory) / "log")
+            yield Middle("HAProxy", port, process.pid)
+
+
+@contextlib.contextmanager
+def mybouncer(url: str, cap: int, **settings: str) -> Iterator[Middle]:
+    """The pooler, as people start it. Settings are `section__key="value"`."""
+    port, http_port = free_port(), free_port()
+    argv = [sys.executable, "-m", "proxy", "serve", "--backend", url, "--listen", f"127.0.0.1:{port}"]
+    argv += ["--http", f"127.0.0.1:{http_port}", "--max-connections", str(cap)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MYBOUNCER_")}
+    environment |= {f"MYBOUNCER_{key.upper()}": value for key, value in settings.items()}
+    environment |= {"MYBOUNCER_LISTEN__DRAIN_TIMEOUT": "1s"}
+    with tempfile.TemporaryDirectory(prefix="mybouncer-bench-") as directory:
+        log = Path(directory) / "log"
+        with _process(argv, log, environment) as process:
+            _wait_ready(process, http_port, log)
+            yield Middle("mybouncer", port, process.pid, http_port)
+
+
+@contextlib.contextmanager
+def _process(argv: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with open(log, "wb") as output:
+        try:
+            process = subprocess.Popen(
+                argv,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent,
+            )
+        except FileNotFoundError:
+            raise BenchError(f"there is no {argv[0]} on this machine; `make bench` installs it") from None
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _alive(process: subprocess.Popen[bytes], log: Path) -> None:
+    if process.poll() is not None:
+        raise BenchError(f"ended with {process.returncode} while it started:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def _wait_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    # Looks at the kernel's list: a relay would pass a test connection on to the server, which counts it as a bad one.
+    def listens() -> bool:
+        _alive(process, log)
+        rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        return any(f":{port:04X} " in row[:25] and row.split()[3] == "0A" for row in rows)
+
+    wait_until(listens, _START, f"port {port} listens")
+
+
+def _wait_ready(process: subprocess.Popen[bytes], http_port: int, log: Path) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def ready() -> bool:
+        _alive(process, log)
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            with opener.open(f"http://127.0.0.1:{http_port}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        return False
+
+    wait_until(ready, _START, "the pooler is ready")

@@ -1,0 +1,82 @@
+"""What a measurement leaves behind: a table on the terminal, and the same in bench/results with the machine it ran on."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+console = Console(highlight=False)
+
+
+@dataclass
+class Report:
+    """One measurement: a title, how it was made, rows, and what to say about them."""
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    machine: list[str] = field(default_factory=list)
+
+    def show(self) -> None:
+        """Print the table and the notes."""
+        table = Table(title=self.title, title_justify="left", title_style="bold")
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+        for note in self.notes:
+            console.print(note)
+
+    def write(self) -> Path:
+        """Write bench/results/<name>.md."""
+        RESULTS.mkdir(exist_ok=True)
+        head = "| " + " | ".join(self.columns) + " |"
+        rule = "|---" + "|---:" * (len(self.columns) - 1) + "|"
+        body = ["| " + " | ".join(row) + " |" for row in self.rows]
+        lines = [f"# {self.title}", "", head, rule, *body, ""]
+        for note in self.notes:
+            lines += [note, ""]
+        lines += ["## Machine", "", *(f"* {line}" for line in self.machine)]
+        path = RESULTS / f"{self.name}.md"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+
+def machine(*programs: str) -> list[str]:
+    """The machine in words: processor, kernel, Python, date; no names of hosts and no paths."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    cores = len(os.sched_getaffinity(0))
+    return [
+        f"{model}, {cores} core{'s' if cores != 1 else ''} for everything: clients, middle and server",
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        *programs,
+        f"taken on {datetime.datetime.now(datetime.UTC).date().isoformat()}",
+    ]
+
+
+def first_line(*argv: str) -> str:
+    """The first line of what a program says, for its version."""
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin"
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={"PATH": path})
+    return (done.stdout or done.stderr).strip().splitlines()[0]
+
+
+def ratio(value: float, base: float) -> str:
+    """`value` as a multiple of `base`."""
+    return f"{value / base:.2f}×" if base else "–"
