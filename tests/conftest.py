@@ -275,7 +275,22 @@ def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[.
     The first argument is a `Server` or a backend URL. Further keywords are configuration keys, `<section>__<key>`.
     At the end each must still be alive, unless the test stopped it.
     """
-    started: list[Proxy] = request.node.stash.setdefault(_PROXIES, [])
+    with _proxies(request.node, tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_proxy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Proxy]]:
+    """Starts poolers that all tests of a module share, like `proxy`."""
+    with _proxies(request.node, tmp_path_factory.mktemp("proxy")) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def _proxies(node: Any, directory: Path) -> Iterator[Callable[..., Proxy]]:
+    started: list[Proxy] = node.stash.setdefault(_PROXIES, [])
 
     def start(
         backend: Server | str,
@@ -298,23 +313,26 @@ def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MYBOUNCER_")}
         environment |= {f"MYBOUNCER_{key.upper()}": _setting(value) for key, value in settings.items()}
         environment |= {"PYTHONUNBUFFERED": "1"} | (env or {})
-        log_path = tmp_path / f"proxy-{len(started)}.log"
+        log_path = directory / f"proxy-{len(started)}.log"
         one = Proxy([*argv, *args], environment, port, http_port, log_path)
         started.append(one)
         if wait:
             one.wait_ready()
         return one
 
-    yield start
-    with contextlib.ExitStack() as stack:  # one that fails does not keep the others alive
-        for one in started:
-            stack.callback(one.finish)
+    try:
+        yield start
+    finally:
+        with contextlib.ExitStack() as stack:  # one that fails does not keep the others alive
+            for one in started:
+                stack.callback(one.finish)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     report = yield
     if report.failed:
-        for one in item.stash.get(_PROXIES, []):
+        module = item.getparent(pytest.Module)
+        for one in [*item.stash.get(_PROXIES, []), *(module.stash.get(_PROXIES, []) if module else [])]:
             report.sections.append((f"log of {one!r}", one.log()[-20000:]))
     return report
