@@ -157,7 +157,7 @@ def _report(flavour: str, version: str, results: dict[Key, Run], seconds: int, r
     report = Report(
         f"compare-{flavour}",
         f"Point selects on {flavour}, {BACKENDS} backends",
-        ("mode, clients", "through", "stmt/s", "p99 ms", "p99 : direct", "CPU µs/stmt", "CPU : HAProxy"),
+        ("mode, clients", "through", "stmt/s", "p99 ms", "of direct", "CPU µs", "of HAProxy"),
     )
     for (mode, clients, target), run in results.items():
         direct, relay = results.get((mode, clients, "direct")), results.get((mode, clients, "HAProxy"))
@@ -174,7 +174,7 @@ def _report(flavour: str, version: str, results: dict[Key, Run], seconds: int, r
         )
     report.notes.append(
         f"Median of {rounds} round{'s' if rounds != 1 else ''} of {seconds} s each, interleaved. "
-        "CPU is user + system time of the process in the middle."
+        "CPU is user + system time of the process in the middle, per statement."
     )
     report.machine = machine(
         f"{flavour} {version}", first_line("haproxy", "-v").partition(" - ")[0], first_line("sysbench", "--version")

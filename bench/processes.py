@@ -136,7 +136,9 @@ def _process(argv: list[str], log: Path, environment: dict[str, str]) -> Iterato
 
 def _alive(process: subprocess.Popen[bytes], log: Path) -> None:
     if process.poll() is not None:
-        raise BenchError(f"ended with {process.returncode} while it started:\n{log.read_text(errors='replace')[-3000:]}")
+        raise BenchError(
+            f"ended with {process.returncode} while it started:\n{log.read_text(errors='replace')[-3000:]}"
+        )
 
 
 def _wait_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -154,9 +156,11 @@ def _wait_ready(process: subprocess.Popen[bytes], http_port: int, log: Path) -> 
 
     def ready() -> bool:
         _alive(process, log)
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            with opener.open(f"http://127.0.0.1:{http_port}/readyz", timeout=5) as answer:
-                return bool(answer.status == 200)
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError),
+            opener.open(f"http://127.0.0.1:{http_port}/readyz", timeout=5) as answer,
+        ):
+            return bool(answer.status == 200)
         return False
 
     wait_until(ready, _START, "the pooler is ready")

@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: a table on the terminal, and the same in bench/results with the machine it ran on."""
+"""What a measurement leaves behind: a table on the terminal, and the same in bench/results with the machine named."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +31,7 @@ class Report:
 
     def show(self) -> None:
         """Print the table and the notes."""
-        table = Table(title=self.title, title_justify="left", title_style="bold")
+        table = Table(title=self.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
         for row in self.rows:

@@ -179,6 +179,8 @@ class Accounts:
         except ConnectionError as exc:
             raise WaitOver(Failure(FailureKind.DOWN)) from exc
         error = answers[0].error
+        if error is not None:
+            backend.soft |= lease.SOFT_STALE_WARNINGS
         if error is None:
             self._schemas.add(known)
             backend.bare = False

@@ -151,7 +151,7 @@ class Client(asyncio.Protocol):
         self.diagnostics: Answer | None = None
         self.capturing = 0
         self.resume: Backend | None = None
-        self.row_count = -1
+        self.row_count = 0
         self.found_rows = 0
         self.large: bytearray | None = None
         self.upload: Backend | None = None

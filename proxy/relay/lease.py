@@ -70,6 +70,7 @@ UNRESETTABLE = pins.ROLE | pins.RESOURCE_GROUP | pins.PROFILING | pins.XA
 # Soft state that the last client may still ask for, and that must be read before another one uses the backend.
 SOFT_INSERT_ID = 1
 SOFT_WARNINGS = 2
+SOFT_STALE_WARNINGS = 4  # MariaDB keeps warnings until a statement uses a table: they must not reach the next client
 
 _MAX_TRIES = 3
 
@@ -78,6 +79,7 @@ NO_RESPONSE = -1  # a client's command that the server does not answer
 _RESET = bytes((c.COM_RESET_CONNECTION,))
 _SHOW_WARNINGS = bytes((c.COM_QUERY,)) + b"SHOW WARNINGS"
 _INSERT_ID = bytes((c.COM_QUERY,)) + b"SELECT LAST_INSERT_ID()"
+_CLEAR_WARNINGS = bytes((c.COM_QUERY,)) + b"DO (SELECT 1 FROM (SELECT 1) x)"  # what uses a table clears
 _FOUND_ROWS = bytes((c.COM_QUERY,)) + b"SELECT FOUND_ROWS()"
 
 
@@ -272,46 +274,48 @@ def _restore(backend: Backend, want: Settings, commands: list[bytes]) -> None:
 
 
 def _capture_commands(client: Client, backend: Backend, commands: list[bytes]) -> Client | None:
-    """Append what reads the last client's soft state, if it may still ask for it; return that client."""
+    """Append what takes the last client's soft state off the backend; return that client if it will be told."""
+    if backend.last_client is client:
+        return None
+    owner = _ask_for_soft_state(backend, commands)
+    if backend.soft & SOFT_STALE_WARNINGS and backend.relay.profile.mariadb:
+        commands.append(_CLEAR_WARNINGS)
+    backend.soft = 0
+    return owner
+
+
+def capture_before_close(backend: Backend, then: Callable[[], object]) -> bool:
+    """Read the last client's soft state before its backend is given up; False if there is nothing to read."""
+    if backend.batch is not None:
+        return False
+    commands: list[bytes] = []
+    owner = _ask_for_soft_state(backend, commands)
+    backend.last_client = None
+    backend.soft &= SOFT_STALE_WARNINGS
+    if owner is None:
+        return False
+
+    def done(answers: list[Answer] | None) -> None:
+        owner.capture_done(backend, answers, len(commands))
+        then()
+
+    backend.run_batch(commands, done)
+    return True
+
+
+def _ask_for_soft_state(backend: Backend, commands: list[bytes]) -> Client | None:
+    """Append what reads the soft state that the last client may still ask for; return it, if it may."""
     owner = backend.last_client
-    soft, backend.soft = backend.soft, 0
-    if owner is client:
-        backend.soft = soft
+    if owner is None or owner.closed:
         return None
-    if not soft or owner is None or owner.closed:
-        return None
-    if soft & SOFT_WARNINGS and owner.last is backend:
+    if backend.soft & SOFT_WARNINGS and owner.last is backend:
         commands.append(_SHOW_WARNINGS)
-    if soft & SOFT_INSERT_ID and owner.insert_id_backend is backend:
+    if backend.soft & SOFT_INSERT_ID and owner.insert_id_backend is backend:
         commands.append(_INSERT_ID)
     if not commands:
         return None
     owner.capturing += 1
     return owner
-
-
-def capture_before_close(backend: Backend, then: Callable[[], object]) -> bool:
-    """Read the last client's soft state before an idle backend is closed; False if there is nothing to read."""
-    commands: list[bytes] = []
-    owner = backend.last_client
-    backend.last_client = None
-    if owner is None or owner.closed or not backend.soft or backend.batch is not None:
-        return False
-    soft, backend.soft = backend.soft, 0
-    if soft & SOFT_WARNINGS and owner.last is backend:
-        commands.append(_SHOW_WARNINGS)
-    if soft & SOFT_INSERT_ID and owner.insert_id_backend is backend:
-        commands.append(_INSERT_ID)
-    if not commands:
-        return False
-    owner.capturing += 1
-
-    def done(answers: list[Answer] | None) -> None:
-        owner.capture_done(backend, answers, len(commands) if answers else 0)
-        then()
-
-    backend.run_batch(commands, done)
-    return True
 
 
 def _soft_state_at_hand(client: Client, backend: Backend) -> bool:
@@ -399,7 +403,7 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
     if not verdict.flags & KEEPS_DIAGNOSTICS:
         client.has_diagnostics = bool(reader.warnings or error)
         if client.has_diagnostics:
-            backend.soft |= SOFT_WARNINGS
+            backend.soft |= SOFT_WARNINGS | SOFT_STALE_WARNINGS
         else:
             backend.soft &= ~SOFT_WARNINGS
     statement = client.statement

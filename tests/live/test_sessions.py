@@ -1,0 +1,408 @@
+"""Sessions never mix: what one client leaves in a backend, no other client can see.
+
+Every case runs client A's statements on a pooler with one backend and asks B's questions about it. A state that can be
+carried is carried: B is served at once and sees its own session, and A finds its state again. A state that cannot be
+carried pins A: B waits, and when A has ended it B sees what it would have seen without A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from tests.conftest import Proxy
+from tests.live.raw import (
+    READ_ONLY_CURSOR,
+    Raw,
+    Result,
+    ServerError,
+    execute_long_payload,
+    execute_payload,
+)
+from tests.servers import FLAVOURS, Server, wait_until
+
+DATABASE = "sessions"
+ACCOUNT = ("sessions", "sessions-secret")
+
+Shared = Callable[..., Proxy]
+
+SCHEMA = (
+    f"CREATE DATABASE {DATABASE}",
+    f"CREATE DATABASE {DATABASE}_two",
+    f"CREATE USER {ACCOUNT[0]}@'%' IDENTIFIED BY '{ACCOUNT[1]}'",
+    f"GRANT ALL ON {DATABASE}.* TO {ACCOUNT[0]}@'%'",
+    f"GRANT ALL ON {DATABASE}_two.* TO {ACCOUNT[0]}@'%'",
+    f"GRANT RELOAD, PROCESS ON *.* TO {ACCOUNT[0]}@'%'",
+    "CREATE ROLE reader",
+    f"GRANT reader TO {ACCOUNT[0]}@'%'",
+    f"USE {DATABASE}",
+    "CREATE TABLE t (id INT PRIMARY KEY, v INT) ENGINE=InnoDB",
+    "INSERT INTO t VALUES (1, 1), (2, 2)",
+    "CREATE TABLE counted (id INT AUTO_INCREMENT PRIMARY KEY, v INT) ENGINE=InnoDB",
+    "CREATE TABLE watched (v INT) ENGINE=InnoDB",
+    "CREATE TABLE guarded (v INT) ENGINE=InnoDB",
+    "CREATE TRIGGER watch BEFORE INSERT ON watched FOR EACH ROW SET @left = NEW.v",
+    "CREATE TRIGGER guard BEFORE INSERT ON guarded FOR EACH ROW "
+    "BEGIN SET @left = NEW.v; SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; END",
+    "CREATE PROCEDURE answer(OUT o INT) SET o = 42",
+    "CREATE PROCEDURE remember() SELECT 5 INTO @left",
+    "CREATE PROCEDURE keep() CREATE TEMPORARY TABLE tmp SELECT 1 AS i",
+    "CREATE PROCEDURE locker() DO GET_LOCK('held', 0)",
+    "CREATE FUNCTION locks() RETURNS INT NOT DETERMINISTIC NO SQL RETURN GET_LOCK('held', 0)",
+    "CREATE FUNCTION leaves() RETURNS INT NOT DETERMINISTIC NO SQL BEGIN SET @left = 9; RETURN 1; END",
+)
+MYSQL_SCHEMA = (f"GRANT BACKUP_ADMIN ON *.* TO {ACCOUNT[0]}@'%'",)
+MARIADB_SCHEMA = (f"USE {DATABASE}", "CREATE SEQUENCE numbers")
+
+
+@pytest.fixture(scope="module")
+def world(server: Server) -> Iterator[Server]:
+    """The server, with the tables and programs of this module."""
+    server.execute(*SCHEMA, *(MARIADB_SCHEMA if server.flavour == "mariadb" else MYSQL_SCHEMA))
+    yield server
+    server.execute(
+        f"DROP DATABASE {DATABASE}", f"DROP DATABASE {DATABASE}_two", f"DROP USER {ACCOUNT[0]}@'%'", "DROP ROLE reader"
+    )
+
+
+def connect(proxy: Proxy, **options: bool) -> Raw:
+    return Raw(proxy, *ACCOUNT, DATABASE, timeout=10.0, **options)
+
+
+def everything_is_back(proxy: Proxy, backends: int = 1) -> None:
+    """Nobody is pinned, nobody waits, and the backends are free."""
+
+    def settled() -> bool:
+        now = proxy.metrics()
+        pinned = sum(value for name, value in now.items() if name.startswith("mybouncer_pinned_sessions"))
+        busy = sum(
+            now[f'mybouncer_backends{{state="{state}"}}'] for state in ("leased", "opening", "resetting", "closing")
+        )
+        return not (pinned or busy) and now['mybouncer_backends{state="idle"}'] <= backends
+
+    wait_until(settled, 5.0, "no pins, all backends idle")
+
+
+def waits(proxy: Proxy, count: int = 1) -> None:
+    proxy.wait_for_metric('mybouncer_clients{state="waiting"}', count)
+
+
+# --- the cases ---
+
+
+Step = str | Callable[[Raw], Result]
+
+
+def prepared(sql: str) -> Callable[[Raw], Result]:
+    """The statement over the binary protocol."""
+
+    def step(client: Raw) -> Result:
+        return client.execute(client.prepare(sql))
+
+    step.__name__ = f"binary:{sql}"
+    return step
+
+
+@dataclass(frozen=True)
+class Case:
+    """What A does, the pin it brings (None: it is carried), and the questions that tell."""
+
+    do: tuple[Step, ...]
+    reason: str | None
+    ask: tuple[str, ...]
+    see: bytes | int | None = b""  # A's own answer to the last question; b"": not asked
+    end: tuple[str, ...] = ()  # ends the pin without ending the client
+    only: str = ""
+
+    def __str__(self) -> str:
+        name = "+".join(step if isinstance(step, str) else step.__name__ for step in self.do)
+        return f"{self.only}{':' if self.only else ''}{name}"[:90]
+
+
+X = ("SELECT @x",)
+LEFT = ("SELECT @left",)
+TEMPORARY = ("SELECT COUNT(*) FROM tmp",)
+LOCK = ("SELECT IS_FREE_LOCK('held')",)
+WRITE = ("UPDATE t SET v = v WHERE id = 1",)
+
+
+def pin(do: str | tuple[Step, ...], reason: str, ask: tuple[str, ...], see: bytes | None = b"", **more: object) -> Case:
+    return Case((do,) if isinstance(do, str) else do, reason, ask, see, **more)  # type: ignore[arg-type]
+
+
+PINS = [
+    pin("SET @x = 1", "user_variable", X, b"1"),
+    pin("set/**/@x=1", "user_variable", X, b"1"),
+    pin("SET @`x` := 1", "user_variable", X, b"1"),
+    pin("SET @@session.sql_mode='', @x = 1", "user_variable", X, b"1"),
+    pin("SELECT 1 INTO @x", "user_variable", X, b"1"),
+    pin("SELECT v FROM t WHERE id = 1 INTO @x", "user_variable", X, b"1"),
+    pin("SELECT @x := 5", "user_variable", X, b"5"),
+    pin("DO @x := 5", "user_variable", X, b"5"),
+    pin("UPDATE t SET v = (@x := v) WHERE id = 2", "user_variable", X, b"2"),
+    pin("SELECT 1; SET @x = 7", "user_variable", X, b"7"),
+    pin("SET @x = 7; SELECT nosuch", "user_variable", X, b"7"),
+    pin("SET @x = 7; SET @@nosuch = 1", "user_variable", X, b"7"),
+    pin("/*!50003 SET @x = 3 */", "user_variable", X, b"3"),
+    pin("/*M! SET @x = 3 */", "user_variable", X, b"3", only="mariadb"),
+    pin((prepared("SET @x = 8"),), "user_variable", X, b"8"),
+    pin((prepared("SELECT @x := 8"),), "user_variable", X, b"8"),
+    pin("GET DIAGNOSTICS @x = NUMBER", "user_variable", X, b"0"),
+    pin("INSERT INTO watched VALUES (6)", "unnamed_state", LEFT, b"6"),
+    pin("INSERT INTO guarded VALUES (6)", "unnamed_state", LEFT, b"6"),
+    pin(("SET autocommit=0", "INSERT INTO guarded VALUES (6)", "ROLLBACK"), "unnamed_state", LEFT, b"6"),
+    pin((prepared("INSERT INTO guarded VALUES (6)"),), "unnamed_state", LEFT, b"6"),
+    pin("SELECT leaves()", "opaque", LEFT, b"9"),
+    pin("CALL answer(@x)", "opaque", X, b"42"),
+    pin((prepared("CALL answer(@x)"),), "opaque", X, b"42"),
+    pin("CALL remember()", "opaque", LEFT, b"5"),
+    pin("SELECT GET_LOCK('held', 0)", "named_lock", LOCK, b"0"),
+    pin("SELECT `GET_LOCK`('held', 0)", "named_lock", LOCK, b"0"),
+    pin("SELECT/**/get_lock ('held', 0)", "named_lock", LOCK, b"0"),
+    pin("SELECT get_lock /* x */ ('held', 0)", "named_lock", LOCK, b"0"),
+    pin("SELECT get_lock -- x\n ('held', 0)", "named_lock", LOCK, b"0"),
+    pin("DO GET_LOCK('held', 0)", "named_lock", LOCK, b"0"),
+    pin("SELECT 1 FROM t WHERE GET_LOCK('held', 0) LIMIT 1", "named_lock", LOCK, b"0"),
+    pin((prepared("SELECT GET_LOCK('held', 0)"),), "named_lock", LOCK, b"0"),
+    pin("SELECT locks()", "opaque", LOCK, b"0"),
+    pin("SELECT `sessions`.`locks`()", "opaque", LOCK, b"0"),
+    pin("CALL locker()", "opaque", LOCK, b"0"),
+    pin("CREATE TEMPORARY TABLE tmp (i INT)", "temporary_table", TEMPORARY, b"0"),
+    pin("CREATE TEMPORARY TABLE tmp SELECT 1 AS i", "temporary_table", TEMPORARY, b"1"),
+    pin("CREATE /* x */ TEMPORARY TABLE tmp AS SELECT 1 AS i", "temporary_table", TEMPORARY, b"1"),
+    pin("CREATE TEMPORARY TABLE tmp LIKE t", "temporary_table", TEMPORARY, b"0"),
+    pin(
+        "CREATE TEMPORARY TABLE tmp SELECT 1 AS i; CREATE TEMPORARY TABLE tmp SELECT 1 AS i",
+        "temporary_table",
+        TEMPORARY,
+        b"1",
+    ),
+    pin("CREATE OR REPLACE TEMPORARY TABLE tmp SELECT 1 AS i", "temporary_table", TEMPORARY, b"1", only="mariadb"),
+    pin((prepared("CREATE TEMPORARY TABLE tmp SELECT 1 AS i"),), "temporary_table", TEMPORARY, b"1"),
+    pin(("PREPARE s FROM 'CREATE TEMPORARY TABLE tmp SELECT 1'", "EXECUTE s"), "opaque", TEMPORARY, b"1"),
+    pin("CALL keep()", "opaque", TEMPORARY, b"1"),
+    pin(
+        ("START TRANSACTION", "CREATE TEMPORARY TABLE tmp SELECT 1 AS i", "COMMIT"), "temporary_table", TEMPORARY, b"1"
+    ),
+    pin("LOCK TABLES t READ", "lock_tables", WRITE),
+    pin("LOCK TABLES t READ", "lock_tables", WRITE, end=("UNLOCK TABLES",)),
+    pin("LOCK TABLES t READ", "lock_tables", WRITE, end=("START TRANSACTION", "COMMIT")),
+    pin(("LOCK TABLES t READ", "DROP TEMPORARY TABLE IF EXISTS nosuch"), "lock_tables", WRITE),
+    pin(("SET autocommit = 0", "LOCK TABLES t READ", "SELECT v FROM t", "COMMIT"), "lock_tables", WRITE),
+    pin(("LOCK TABLES t READ", "LOCK TABLES nosuch READ", "LOCK TABLES t READ"), "lock_tables", WRITE),
+    pin("FLUSH TABLES t WITH READ LOCK", "lock_tables", WRITE, end=("UNLOCK TABLES",)),
+    pin("FLUSH TABLES t FOR EXPORT", "lock_tables", WRITE),
+    pin("FLUSH TABLES WITH READ LOCK", "global_read_lock", WRITE),
+    pin("FLUSH TABLES WITH READ LOCK", "global_read_lock", WRITE, end=("UNLOCK TABLES",)),
+    pin(("FLUSH TABLES WITH READ LOCK", "START TRANSACTION", "COMMIT"), "global_read_lock", WRITE),
+    pin("LOCK INSTANCE FOR BACKUP", "backup_lock", ("CREATE TABLE made (i INT)", "DROP TABLE made"), only="mysql"),
+    pin(
+        "LOCK INSTANCE FOR BACKUP",
+        "backup_lock",
+        ("CREATE TABLE made (i INT)", "DROP TABLE made"),
+        end=("UNLOCK INSTANCE",),
+        only="mysql",
+    ),
+    pin("BACKUP STAGE START", "backup_lock", ("BACKUP STAGE START", "BACKUP STAGE END"), only="mariadb"),
+    pin("BACKUP LOCK t", "backup_lock", ("ALTER TABLE t COMMENT ''",), only="mariadb"),
+    pin("HANDLER t OPEN", "handler", ("HANDLER t READ FIRST",), b"1"),
+    pin("HANDLER t OPEN AS h", "handler", ("HANDLER h READ FIRST",), b"1"),
+    pin("SET ROLE reader", "role", ("SELECT CURRENT_ROLE()",)),
+    pin(("PREPARE s FROM 'SET ROLE reader'", "EXECUTE s"), "opaque", ("SELECT CURRENT_ROLE()",)),
+    pin((prepared("SET ROLE reader"),), "role", ("SELECT CURRENT_ROLE()",)),
+    pin("SET ROLE reader; SET ROLE nosuch", "role", ("SELECT CURRENT_ROLE()",)),
+    pin("PREPARE s FROM 'SELECT 1'", "text_prepare", ("EXECUTE s",), b"1"),
+    pin("XA START 'x'", "xa", ("XA END 'x'",)),
+    pin(("XA START 'x'", "XA END 'x'", "XA PREPARE 'x'"), "xa", ("XA START 'y'", "XA END 'y'"), only="mariadb"),
+    pin("SET TRANSACTION READ ONLY", "one_shot", WRITE),
+    pin("SET TRANSACTION READ ONLY", "one_shot", WRITE, end=("SELECT v FROM t",)),
+    pin("SET @@transaction_read_only = 1", "one_shot", WRITE, only="mysql"),
+    pin("SET TRANSACTION READ ONLY; SET @@nosuch = 1", "one_shot", WRITE),
+    pin("SET last_insert_id = 77", "one_shot", ("SELECT LAST_INSERT_ID()",), b"77"),
+    pin("SET @@identity = 77", "one_shot", ("SELECT LAST_INSERT_ID()",), b"77"),
+    pin("SET rand_seed1 = 1, rand_seed2 = 2", "one_shot", ("SELECT RAND() = 0.00000017881393443022133",)),
+    pin("SET profiling = 1", "profiling", ("SELECT @@profiling",), b"1"),
+    pin("SET session_track_schema = OFF", "session_track", ("SELECT @@session_track_schema",), b"0"),
+    pin(("SET autocommit = 0", "SAVEPOINT a"), "savepoint", ("ROLLBACK TO a",)),
+    pin(("SET autocommit = 0", "SAVEPOINT a"), "savepoint", ("ROLLBACK TO a",), end=("COMMIT",)),
+    pin("SET autocommit = 0; SAVEPOINT a", "savepoint", ("ROLLBACK TO a",)),
+    pin("SELECT NEXTVAL(numbers), LASTVAL(numbers)", "sequence", ("SELECT LASTVAL(numbers)",), only="mariadb"),
+    pin("BEGIN NOT ATOMIC SET @x = 4; END", "opaque", X, b"4", only="mariadb"),
+    pin("EXECUTE IMMEDIATE 'SET @x = 4'", "opaque", X, b"4", only="mariadb"),
+    pin(
+        "SET STATEMENT sql_mode = 'ANSI' FOR SELECT 1",
+        "opaque",
+        ("SELECT @@sql_mode LIKE '%ANSI%'",),
+        b"0",
+        only="mariadb",
+    ),
+]
+
+
+def carried(do: str | tuple[Step, ...], expression: str, see: bytes | int | None, only: str = "") -> Case:
+    return Case((do,) if isinstance(do, str) else do, None, (f"SELECT {expression}",), see, only=only)
+
+
+CARRIED = [
+    carried("SET sql_mode = 'ANSI_QUOTES'", "@@sql_mode", b"ANSI_QUOTES"),
+    carried("SET sql_mode = 'NO_BACKSLASH_ESCAPES'", r"'a\\b'", rb"a\\b"),
+    carried("SET @@sql_mode = 'ANSI_QUOTES'", "@@sql_mode", b"ANSI_QUOTES"),
+    carried("SET SESSION sql_mode = 'ANSI_QUOTES'", "@@sql_mode", b"ANSI_QUOTES"),
+    carried("SET time_zone = '+05:00'", "@@time_zone", b"+05:00"),
+    carried("SET @@time_zone = '+05:00'", "@@time_zone", b"+05:00"),
+    carried((prepared("SET time_zone = '+05:00'"),), "@@time_zone", b"+05:00"),
+    carried((prepared("SET @@session.time_zone = '+05:00'"),), "@@time_zone", b"+05:00"),
+    carried((prepared("SET @@time_zone = '+05:00'"),), "@@time_zone", b"+05:00"),
+    carried("SET foreign_key_checks = 0", "@@foreign_key_checks", b"0"),
+    carried("SET FOREIGN_KEY_CHECKS = 0; SELECT nosuch", "@@foreign_key_checks", b"0"),
+    carried("SET @@foreign_key_checks = 0; SELECT nosuch", "@@foreign_key_checks", b"0"),
+    carried("SET unique_checks = 0", "@@unique_checks", b"0"),
+    carried("SET @@unique_checks = OFF, @@foreign_key_checks = OFF", "@@unique_checks + @@foreign_key_checks", b"0"),
+    carried("SET sql_safe_updates = 1", "@@sql_safe_updates", b"1"),
+    carried("SET @@sql_safe_updates = 1", "@@sql_safe_updates", b"1"),
+    carried("SET timestamp = 1000000", "UNIX_TIMESTAMP()", b"1000000"),
+    carried("SET @@timestamp = 1000000.5", "UNIX_TIMESTAMP(NOW(1))", b"1000000.5"),
+    carried("SET autocommit = 0", "@@autocommit", b"0"),
+    carried("SET @@autocommit = OFF", "@@autocommit", b"0"),
+    carried("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE", "@@{isolation}", b"SERIALIZABLE"),
+    carried("SET SESSION TRANSACTION READ ONLY", "@@{read_only}", b"1"),
+    carried("SET NAMES latin1", "@@character_set_client", b"latin1"),
+    carried("SET NAMES latin1", "@@collation_connection", b"latin1_swedish_ci"),
+    carried("SET NAMES utf8mb4 COLLATE utf8mb4_bin", "@@collation_connection", b"utf8mb4_bin"),
+    carried("SET collation_connection = 'utf8mb4_bin'", "@@collation_connection", b"utf8mb4_bin"),
+    carried("SET CHARACTER SET latin1", "@@character_set_results", b"latin1"),
+    carried("SET character_set_results = NULL", "@@character_set_results", None),
+    carried("SET @@character_set_results = NULL", "@@character_set_results", None),
+    carried("SET @@character_set_client = latin1", "@@character_set_client", b"latin1"),
+    carried((prepared("SET NAMES latin1"),), "@@collation_connection", b"latin1_swedish_ci"),
+    carried("SET group_concat_max_len = 777", "@@group_concat_max_len", b"777"),
+    carried("SET @@group_concat_max_len = 777", "@@group_concat_max_len", b"777"),
+    carried("SET @@local.group_concat_max_len = 777", "@@group_concat_max_len", b"777"),
+    carried("SET `group_concat_max_len` = 777", "@@group_concat_max_len", b"777"),
+    carried("SET sql_select_limit = 1", "COUNT(*) FROM (SELECT 1 UNION SELECT 2) u", b"2"),
+    carried("SET wait_timeout = 333", "@@wait_timeout", b"333"),
+    carried("SET lc_time_names = 'de_DE'", "DAYNAME('2024-01-01')", b"Montag"),
+    carried("SET div_precision_increment = 9", "1/3", b"0.333333333"),
+    carried("SET tmp_table_size = 2048", "@@tmp_table_size", b"2048"),
+    carried("SET sql_auto_is_null = 1", "@@sql_auto_is_null", b"1"),
+    carried("SET optimizer_switch = 'mrr=off'", "@@optimizer_switch LIKE '%mrr=off%'", b"1"),
+    carried("SET max_execution_time = 9999", "@@max_execution_time", b"9999", only="mysql"),
+    carried("SET max_statement_time = 99", "@@max_statement_time", b"99.000000", only="mariadb"),
+    carried("SET innodb_lock_wait_timeout = 3", "@@innodb_lock_wait_timeout", b"3"),
+    carried(f"USE {DATABASE}_two", "DATABASE()", b"sessions_two"),
+    carried((lambda client: client.init_db(f"{DATABASE}_two"),), "DATABASE()", b"sessions_two"),
+    carried("SET sql_big_selects = 0, max_join_size = 12345", "@@max_join_size", b"12345"),
+]
+
+
+def _params(cases: list[Case]) -> list[object]:
+    return [pytest.param(case, id=str(case).replace("\n", " ")) for case in cases]
+
+
+def _for_flavour(case: Case, flavour: str) -> Case:
+    if case.only not in ("", flavour):
+        pytest.skip(f"only on {case.only}")
+    old = flavour == "mariadb"
+    names = {"{isolation}": "tx_isolation", "{read_only}": "tx_read_only"}
+    ask = tuple(
+        question.replace(name, short if old else short.replace("tx_", "transaction_"))
+        for question in case.ask
+        for name, short in names.items()
+        if name in question
+    )
+    return Case(case.do, case.reason, ask or case.ask, case.see, case.end, case.only)
+
+
+def do(client: Raw, steps: tuple[Step, ...]) -> None:
+    for step in steps:
+        if isinstance(step, str):
+            client.query(step)
+        else:
+            step(client)
+
+
+def asked(client: Raw, questions: tuple[str, ...]) -> list[tuple[object, object, object]]:
+    return [_outcome(client.query(question)) for question in questions]
+
+
+def _outcome(result: Result) -> tuple[object, object, object]:
+    return result.rows, result.code, result.error.message if result.error else b""
+
+
+def undisturbed(proxy: Proxy, case: Case) -> list[tuple[object, object, object]]:
+    """What the questions answer when nobody else was there."""
+    with connect(proxy) as alone:
+        answers = asked(alone, case.ask)
+        alone.quit()
+    everything_is_back(proxy)
+    return answers
+
+
+@pytest.mark.parametrize("case", _params(PINS))
+def test_a_state_that_cannot_be_carried_keeps_the_others_out(world: Server, shared_proxy: Shared, case: Case) -> None:
+    case = _for_flavour(case, world.flavour)
+    proxy = shared_proxy(world, max_connections=1)
+    clean = undisturbed(proxy, case)
+    with connect(proxy) as a, connect(proxy) as b:
+        do(a, case.do)
+        metric = f'mybouncer_pinned_sessions{{reason="{case.reason}"}}'
+        assert proxy.metrics()[metric] == 1
+        b.send_query(case.ask[0])
+        waits(proxy)
+        if case.see != b"":
+            assert a.get(case.ask[-1]) == case.see
+        if case.end:
+            do(a, case.end)
+        else:
+            a.quit()
+        b.expect_answer()
+        first = _outcome(b.results()[-1])
+        assert [first, *asked(b, case.ask[1:])] == clean
+        if case.end:
+            assert proxy.metrics()[metric] == 0
+            a.quit()
+        b.quit()
+    everything_is_back(proxy)
+    if case.reason == "xa":
+        _forget_prepared(world)
+
+
+def _forget_prepared(server: Server) -> None:
+    def none_left() -> bool:
+        left = server.execute("XA RECOVER")
+        for row in left:
+            server.execute(f"XA ROLLBACK '{row[3]}'")
+        return not left
+
+    wait_until(none_left, 5.0, "no prepared XA transactions")
+
+
+@pytest.mark.parametrize("case", _params(CARRIED))
+def test_a_setting_is_carried_and_nobody_else_has_it(world: Server, shared_proxy: Shared, case: Case) -> None:
+    case = _for_flavour(case, world.flavour)
+    proxy = shared_proxy(world, max_connections=1)
+    (question,) = case.ask
+    with connect(proxy) as a, connect(proxy) as b:
+        clean = b.ok(question).rows
+        if "UNIX_TIMESTAMP" in question:
+            assert int(float(clean[0][0] or 0)) > 1_700_000_000
+        for client in (a, b):
+            assert proxy.metrics()['mybouncer_clients{state="pinned"}'] == 0, client
+        do(a, case.do)
+        a.query("ROLLBACK")
+        assert proxy.metrics()['mybouncer_backends{state="leased"}'] == 0, "the setting pins"
+        for _ in range(2):
+            if "UNIX_TIMESTAMP" in question:
+                assert int(float(b.get(question) or 0)) > 1_700_000_000
+            else:
+                assert b.ok(question).rows == clean
+            assert a.get(question) == case.see
+            a.query("ROLLBACK")
+        a.quit()
+        if "UNIX_TIMESTAMP" not in question:
+            assert b.ok(question).rows == clean
+        b.quit()
+    everything_is_back(proxy)
