@@ -6,6 +6,7 @@ Everything started here ends with this process, in good order at the end of a `w
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import subprocess
@@ -16,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.servers import Server, die_with_parent, find_server, free_port, start_server, wait_until
 
@@ -132,6 +134,46 @@ def _process(argv: list[str], log: Path, environment: dict[str, str]) -> Iterato
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+class Clients:
+    """Clients in a process of their own (bench.wire); a step is a line in and a line of JSON out."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def hear(self) -> dict[str, Any]:
+        """What it says next. Raises BenchError when it failed."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        said: dict[str, Any] = json.loads(line) if line else {"failed": "the clients' process has ended"}
+        if "failed" in said:
+            raise BenchError(str(said["failed"]))
+        return said
+
+    def go(self) -> None:
+        """Let it take the next step."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+
+@contextlib.contextmanager
+def clients(*arguments: object) -> Iterator[Clients]:
+    """Start `python -m bench.wire` with these arguments."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.wire", *map(str, arguments)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
+    with process:
+        try:
+            yield Clients(process)
+        finally:
+            process.kill()
 
 
 def _alive(process: subprocess.Popen[bytes], log: Path) -> None:

@@ -89,7 +89,7 @@ async def mariadb(programs: Programs, directory: Path, max_connections: int) -> 
     common = ["--no-defaults", f"--datadir={data}", "--innodb-log-file-size=16M", *_as_root()]
     # --force: also where the machine's own host name does not resolve.
     create = [*common, "--auth-root-authentication-method=normal", "--skip-test-db", "--force"]
-    async with _child([programs.install, *create], log) as process:
+    async with _child([programs.install, *create], log, end_with=signal.SIGKILL) as process:
         if await process.wait() != 0:
             raise DemoError(f"mariadb-install-db failed:\n{_end_of(log)}")
     for attempt in range(3):
@@ -193,15 +193,20 @@ async def _child(
 
 
 async def _end(process: asyncio.subprocess.Process, number: int) -> None:
-    """End it and everything it started, and wait: its directory is about to go."""
-    for attempt in (number, signal.SIGKILL):
-        if process.returncode is not None:
-            return
-        # The session is its own: its process group's id is its own id, and nobody else's until it has been waited for.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, attempt)
+    """End it and everything it has started, and wait for all of them: their directory is about to go.
+
+    Its process group is its own and has its id, which nobody else can get as long as one of the group is there.
+    """
+    if process.returncode is None and number != signal.SIGKILL:
+        process.send_signal(number)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _STOP)
+    end = time.monotonic() + _STOP
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < end:
+            os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.sleep(0.005)
+    await process.wait()
 
 
 def _die_with_parent() -> None:

@@ -59,6 +59,7 @@ class Backend(asyncio.Protocol):
         "statements",
         "thread_id",
         "transport",
+        "unresettable",
         "writing_paused",
     )
 
@@ -82,6 +83,7 @@ class Backend(asyncio.Protocol):
         self.statements: dict[object, int] = {}
         self.close_reason = ""
         self.lost = self.reading_paused = self.writing_paused = False
+        self.unresettable = False  # a client that left may have left what no reset undoes
         self.spoiled = False  # a SELECT of ours came after the last client's statement
 
     def __repr__(self) -> str:

@@ -632,9 +632,9 @@ class Client(asyncio.Protocol):
         new = mask & ~self.pins
         if not new:
             return
-        if new & pins.SAVEPOINT and (self.settings.autocommit or self.status & c.SERVER_STATUS_IN_TRANS):
+        if new & pins.SAVEPOINT and self.status & (c.SERVER_STATUS_AUTOCOMMIT | c.SERVER_STATUS_IN_TRANS):
             new &= ~pins.SAVEPOINT
-        if new & pins.ONE_SHOT:
+        if new & pins.NEXT_TRANSACTION:
             self.one_shot_transaction = False
         self.pins |= new
         if new:
@@ -647,10 +647,10 @@ class Client(asyncio.Protocol):
     def transaction_characteristics(self, text: bytes) -> None:
         """The tracker shows a pending SET TRANSACTION, and when it has been consumed (protocol.md C.4)."""
         if text.startswith(b"SET TRANSACTION"):
-            self.one_shot_transaction = bool(self.pins & pins.ONE_SHOT)
+            self.one_shot_transaction = bool(self.pins & pins.NEXT_TRANSACTION)
         elif not text and self.one_shot_transaction:
             self.one_shot_transaction = False
-            self.drop_pins(pins.ONE_SHOT)
+            self.drop_pins(pins.NEXT_TRANSACTION)
 
     def transaction_state(self, text: bytes) -> None:
         """The tracker shows LOCK TABLES as its eighth character."""

@@ -65,7 +65,8 @@ SESSION_FLAGS = (
 )
 
 # What a COM_RESET_CONNECTION does not undo (protocol.md D.1): such a backend is closed.
-UNRESETTABLE = pins.ROLE | pins.RESOURCE_GROUP | pins.PROFILING | pins.XA
+# OPAQUE is among them because a procedure or an EXECUTE can SET ROLE, which nothing reports.
+UNRESETTABLE = pins.ROLE | pins.RESOURCE_GROUP | pins.PROFILING | pins.XA | pins.OPAQUE
 
 # Soft state that the last client may still ask for, and that must be read before another one uses the backend.
 SOFT_INSERT_ID = 1
@@ -416,8 +417,11 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         client.status = reader.status & SESSION_FLAGS
     if error is not None:
         client.relay.stats.errors[(error.code, "server")] += 1
+        if verdict.readback and not verdict.flags & PINS_ON_SUCCESS:
+            client.add_pins(pins.UNTRACKED_VARIABLE)  # an earlier statement of the text may have set it
+        # A trigger may have set a variable before the error. Where nothing else has changed, MariaDB does not tell.
         plain = verdict.flags & PLAIN and client.settings.autocommit and not had_transaction
-        if not plain and not client.pins and client.kind == QUERY:
+        if not (plain and client.relay.profile.mariadb) and not client.pins and client.kind == QUERY:
             commands.append(_probe(client))
     else:
         if verdict.pins:
@@ -483,7 +487,7 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
             settings, _ = table.apply(settings, changes, client.relay.profile.mariadb)
     client.settings = backend.settings = settings
     for command, answer in zip(commands, answers, strict=True):
-        if command[0] == c.COM_SET_OPTION and answer.ok is not None and answer.ok.trackers:
+        if answer.ok is not None and answer.ok.trackers:  # what an ERR withheld comes with the next OK of any kind
             apply_changes(
                 client, backend, tuple(iter_trackers(answer.ok.trackers)), explained=bool(client.verdict.pins)
             )
@@ -592,12 +596,11 @@ def abandon(client: Client, backend: Backend) -> None:
         return
     if client.upload is not None or (backend.running and backend.reader.local):
         backend.hang_up("client_lost_in_upload")
-    elif (client.pins | (client.verdict.pins if client.busy else 0)) & UNRESETTABLE:
-        backend.close("unresettable_session")
-    elif backend.running or backend.batch is not None:
-        return  # the statement runs to its end, its rows are discarded, then the backend is reset
-    else:
+        return
+    backend.unresettable = bool((client.pins | (client.verdict.pins if client.busy else 0)) & UNRESETTABLE)
+    if not backend.running and backend.batch is None:
         reset(backend)
+    # Else the statement runs to its end, its rows are discarded, then the backend is reset.
 
 
 def reset(backend: Backend) -> None:
@@ -607,6 +610,9 @@ def reset(backend: Backend) -> None:
     relay = backend.relay
     backend.last_client = None
     backend.soft = 0
+    if backend.unresettable:
+        backend.close("unresettable_session")
+        return
     if not relay.profile.reset_restores_all or backend.capabilities & c.CLIENT_IGNORE_SPACE:
         backend.close("cannot_reset")
         return

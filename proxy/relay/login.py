@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
+from proxy.pool.queue import Failure, FailureKind
 from proxy.wire import auth
 from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
@@ -85,8 +86,9 @@ async def log_in(relay: Relay, sock: socket.socket, early: bytes, greeting: Gree
         relay.login_failed("client_gone")
         return
     try:
+        login = _Login(relay, stream, greeting, address)
         async with asyncio.timeout(relay.config.listen.login_timeout):
-            await _Login(relay, stream, greeting, address).run()
+            await login.run()
         relay.stats.login_seconds.observe(relay.loop.time() - started)
         return
     except ProtocolError as exc:
@@ -101,7 +103,12 @@ async def log_in(relay: Relay, sock: socket.socket, early: bytes, greeting: Gree
         _refuse(stream, Err(code, state, text.encode()))
         reason = str(code)
     except TimeoutError:
-        _refuse(stream, Err(c.ER_NET_READ_INTERRUPTED, b"08S01", b"Got timeout reading communication packets"))
+        if login.waits_for_server:
+            failure = Failure(FailureKind.TIMEOUT, c.ER_CON_COUNT, "listen.login_timeout")
+            code, state, text = relay.describe_failure(failure, None)
+            _refuse(stream, Err(code, state, text.encode()))
+        else:
+            _refuse(stream, Err(c.ER_NET_READ_INTERRUPTED, b"08S01", b"Got timeout reading communication packets"))
         reason = "timeout"
     except PeerGone:
         reason = "client_gone"
@@ -135,6 +142,7 @@ class _Login:
         self.address = address
         self.private = address.startswith("unix:")
         self.nonce = greeting.nonce
+        self.waits_for_server = False
 
     async def run(self) -> None:
         """The whole login."""
@@ -142,6 +150,7 @@ class _Login:
         response = HandshakeResponse.parse(await self.stream.read_packet(), self.greeting.capabilities)
         proven, password = await self._password(response)
         key = response.capabilities & KEY
+        self.waits_for_server = True
         if not proven:
             await relay.accounts.prove(response.username, password, key)
         pool = relay.pool(response.username, key)

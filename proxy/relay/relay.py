@@ -109,7 +109,7 @@ class Relay:
         self._retire_timer: asyncio.TimerHandle | None = None
         self._last_client_id = self.FIRST_CLIENT_ID - 1
         self._learned_at = float("-inf")
-        self._last_event = self._last_probe = float("-inf")
+        self._last_event = self._last_probe = self._last_failure = float("-inf")
         self.last_error = "not seen yet"
 
     # Life
@@ -124,9 +124,7 @@ class Relay:
         """One complete login that is expected to be refused teaches us the greeting."""
         delay = 0.05
         while self.profile.greeting is None:
-            await self.probe()
-            if self.profile.greeting is None:
-                self.cannot_reach()
+            if not await self.probe():
                 await asyncio.sleep(delay)
                 delay = min(1.0, delay * 2)
 
@@ -143,6 +141,8 @@ class Relay:
             self.last_error = str(exc) or "timed out"
         if greeted:
             self.seen(greeted[0])
+        else:
+            self.cannot_reach()
         return bool(greeted)
 
     def seen(self, greeting: Greeting) -> None:
@@ -160,12 +160,12 @@ class Relay:
         if self.draining:
             return False, "draining"
         now = self.loop.time()
-        if self.registry.down_since is None and (self.backends or now - self._last_event < _PROBE_EVERY):
-            return self.profile.greeting is not None, self.last_error if self.profile.greeting is None else "ok"
-        if now - self._last_probe >= _PROBE_EVERY:
-            return (True, "ok") if await self.probe() else (False, self.down_text())
-        seen = self._last_event >= self._last_probe
-        return (True, "ok") if seen else (False, self.down_text())
+        stale = self._last_failure >= self._last_event or (not self.backends and now - self._last_event >= _PROBE_EVERY)
+        if stale and now - self._last_probe >= _PROBE_EVERY:
+            await self.probe()
+        if self._last_failure >= self._last_event:
+            return False, self.down_text()
+        return True, "ok"
 
     async def drain(self, seconds: float) -> None:
         """Finish what runs, take nothing new; after `seconds` end the rest. Then close all backends."""
@@ -388,7 +388,8 @@ class Relay:
     # Words
 
     def cannot_reach(self) -> None:
-        """Log, now and then, that the server does not answer."""
+        """The server does not answer: remember it, and log it now and then."""
+        self._last_failure = self.loop.time()
         self.limited_log("server_down", "server cannot be reached", server=self.address.label, error=self.last_error)
 
     def down_text(self) -> str:

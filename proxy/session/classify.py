@@ -337,7 +337,8 @@ class Classifier:
                 effect = effect.plus(pins=p.OPAQUE)  # the server reads the rest in another mode than we did
             total = effect if total is None else total.then(effect)
         assert total is not None
-        return total
+        # An error says only that the last statement run did nothing.
+        return total if len(parts) == 1 else total._replace(flags=total.flags & ~PINS_ON_SUCCESS)
 
     def _statement(self, part: list[bytes]) -> _Effect:
         first = next((token for token in part if token != b"("), b"")
@@ -531,7 +532,7 @@ class Classifier:
         if words[:1] == (b"statement",):
             return _UNKNOWN.then(self._scan(rest)).plus(flags=IGNORE_TRACKERS)
         if words[:1] == (b"transaction",):
-            return _Effect(p.ONE_SHOT, flags=PINS_ON_SUCCESS)
+            return _Effect(p.NEXT_TRANSACTION, flags=PINS_ON_SUCCESS)
         if words[:1] == (b"role",) and words[1:] != (b"=",):
             return _Effect(p.ROLE, flags=PINS_ON_SUCCESS)
         if words == (b"resource", b"group"):
@@ -585,7 +586,7 @@ class Classifier:
             flags |= SETS_INSERT_ID if name in (b"last_insert_id", b"identity") else 0
             return _Effect(pin, flags=flags)
         if bare and name in _NEXT_TRANSACTION:
-            return _Effect(p.ONE_SHOT, flags=flags)
+            return _Effect(p.NEXT_TRANSACTION, flags=flags)
         if name == b"timestamp" and value in ([b"default"], [b"0"]):
             return _Effect(flags=flags | TIMESTAMP_DEFAULT)
         if name == b"autocommit":

@@ -31,6 +31,7 @@ SEQUENCE: Final = 1 << 18
 CURSOR: Final = 1 << 19
 LONG_DATA: Final = 1 << 20
 LARGE_STATEMENT: Final = 1 << 21
+NEXT_TRANSACTION: Final = 1 << 22
 
 PIN_NAMES: Final[dict[int, str]] = {
     USER_VARIABLE: "user_variable",
@@ -55,6 +56,7 @@ PIN_NAMES: Final[dict[int, str]] = {
     CURSOR: "cursor",
     LONG_DATA: "long_data",
     LARGE_STATEMENT: "large_statement",
+    NEXT_TRANSACTION: "next_transaction",
 }
 
 # Session variables whose value must not be carried to another backend: replaying them would be wrong (a one-shot

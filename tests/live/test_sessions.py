@@ -8,9 +8,10 @@ carried pins A: B waits, and when A has ended it B sees what it would have seen 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 
+import pymysql
 import pytest
 
 from tests.conftest import Proxy
@@ -51,8 +52,8 @@ SCHEMA = (
     "CREATE PROCEDURE remember() SELECT 5 INTO @left",
     "CREATE PROCEDURE keep() CREATE TEMPORARY TABLE tmp SELECT 1 AS i",
     "CREATE PROCEDURE locker() DO GET_LOCK('held', 0)",
-    "CREATE FUNCTION locks() RETURNS INT NOT DETERMINISTIC NO SQL RETURN GET_LOCK('held', 0)",
-    "CREATE FUNCTION leaves() RETURNS INT NOT DETERMINISTIC NO SQL BEGIN SET @left = 9; RETURN 1; END",
+    "CREATE FUNCTION take_lock() RETURNS INT NOT DETERMINISTIC NO SQL RETURN GET_LOCK('held', 0)",
+    "CREATE FUNCTION set_left() RETURNS INT NOT DETERMINISTIC NO SQL BEGIN SET @left = 9; RETURN 1; END",
 )
 MYSQL_SCHEMA = (f"GRANT BACKUP_ADMIN ON *.* TO {ACCOUNT[0]}@'%'",)
 MARIADB_SCHEMA = (f"USE {DATABASE}", "CREATE SEQUENCE numbers")
@@ -126,6 +127,7 @@ X = ("SELECT @x",)
 LEFT = ("SELECT @left",)
 TEMPORARY = ("SELECT COUNT(*) FROM tmp",)
 LOCK = ("SELECT IS_FREE_LOCK('held')",)
+INSERT = ("DO LAST_INSERT_ID(0)", "INSERT INTO counted SELECT NULL, 1", "SELECT LAST_INSERT_ID() >= 5000")
 WRITE = ("UPDATE t SET v = v WHERE id = 1",)
 
 
@@ -152,10 +154,18 @@ PINS = [
     pin((prepared("SELECT @x := 8"),), "user_variable", X, b"8"),
     pin("GET DIAGNOSTICS @x = NUMBER", "user_variable", X, b"0"),
     pin("INSERT INTO watched VALUES (6)", "unnamed_state", LEFT, b"6"),
-    pin("INSERT INTO guarded VALUES (6)", "unnamed_state", LEFT, b"6"),
+    # MariaDB says nothing about what a trigger did before an error: a limit written down in docs/sessions.md.
+    pin("INSERT INTO guarded VALUES (6)", "unnamed_state", LEFT, b"6", only="mysql"),
     pin(("SET autocommit=0", "INSERT INTO guarded VALUES (6)", "ROLLBACK"), "unnamed_state", LEFT, b"6"),
-    pin((prepared("INSERT INTO guarded VALUES (6)"),), "unnamed_state", LEFT, b"6"),
-    pin("SELECT leaves()", "opaque", LEFT, b"9"),
+    pin((prepared("INSERT INTO guarded VALUES (6)"),), "unnamed_state", LEFT, b"6", only="mysql"),
+    pin(
+        "SET @@foreign_key_checks = 0; SELECT nosuch",
+        "untracked_variable",
+        ("SELECT @@foreign_key_checks",),
+        b"0",
+        only="mariadb",
+    ),
+    pin("SELECT set_left()", "opaque", LEFT, b"9"),
     pin("CALL answer(@x)", "opaque", X, b"42"),
     pin((prepared("CALL answer(@x)"),), "opaque", X, b"42"),
     pin("CALL remember()", "opaque", LEFT, b"5"),
@@ -167,8 +177,8 @@ PINS = [
     pin("DO GET_LOCK('held', 0)", "named_lock", LOCK, b"0"),
     pin("SELECT 1 FROM t WHERE GET_LOCK('held', 0) LIMIT 1", "named_lock", LOCK, b"0"),
     pin((prepared("SELECT GET_LOCK('held', 0)"),), "named_lock", LOCK, b"0"),
-    pin("SELECT locks()", "opaque", LOCK, b"0"),
-    pin("SELECT `sessions`.`locks`()", "opaque", LOCK, b"0"),
+    pin("SELECT take_lock()", "opaque", LOCK, b"0"),
+    pin("SELECT `sessions`.`take_lock`()", "opaque", LOCK, b"0"),
     pin("CALL locker()", "opaque", LOCK, b"0"),
     pin("CREATE TEMPORARY TABLE tmp (i INT)", "temporary_table", TEMPORARY, b"0"),
     pin("CREATE TEMPORARY TABLE tmp SELECT 1 AS i", "temporary_table", TEMPORARY, b"1"),
@@ -217,10 +227,12 @@ PINS = [
     pin("PREPARE s FROM 'SELECT 1'", "text_prepare", ("EXECUTE s",), b"1"),
     pin("XA START 'x'", "xa", ("XA END 'x'",)),
     pin(("XA START 'x'", "XA END 'x'", "XA PREPARE 'x'"), "xa", ("XA START 'y'", "XA END 'y'"), only="mariadb"),
-    pin("SET TRANSACTION READ ONLY", "one_shot", WRITE),
-    pin("SET TRANSACTION READ ONLY", "one_shot", WRITE, end=("SELECT v FROM t",)),
-    pin("SET @@transaction_read_only = 1", "one_shot", WRITE, only="mysql"),
-    pin("SET TRANSACTION READ ONLY; SET @@nosuch = 1", "one_shot", WRITE),
+    pin("SET TRANSACTION READ ONLY", "next_transaction", WRITE),
+    pin("SET TRANSACTION READ ONLY", "next_transaction", WRITE, end=("SELECT v FROM t",)),
+    pin("SET @@transaction_read_only = 1", "next_transaction", WRITE, only="mysql"),
+    pin("SET TRANSACTION READ ONLY; SET @@nosuch = 1", "next_transaction", WRITE),
+    pin(("SET insert_id = 5000", "SET TRANSACTION READ ONLY", "SELECT v FROM t"), "one_shot", INSERT),
+    pin(("SET TRANSACTION READ ONLY", "SET insert_id = 5000", "SELECT v FROM t"), "one_shot", INSERT),
     pin("SET last_insert_id = 77", "one_shot", ("SELECT LAST_INSERT_ID()",), b"77"),
     pin("SET @@identity = 77", "one_shot", ("SELECT LAST_INSERT_ID()",), b"77"),
     pin("SET rand_seed1 = 1, rand_seed2 = 2", "one_shot", ("SELECT RAND() = 0.00000017881393443022133",)),
@@ -229,7 +241,7 @@ PINS = [
     pin(("SET autocommit = 0", "SAVEPOINT a"), "savepoint", ("ROLLBACK TO a",)),
     pin(("SET autocommit = 0", "SAVEPOINT a"), "savepoint", ("ROLLBACK TO a",), end=("COMMIT",)),
     pin("SET autocommit = 0; SAVEPOINT a", "savepoint", ("ROLLBACK TO a",)),
-    pin("SELECT NEXTVAL(numbers), LASTVAL(numbers)", "sequence", ("SELECT LASTVAL(numbers)",), only="mariadb"),
+    pin(("SELECT NEXTVAL(numbers)", "SELECT LASTVAL(numbers)"), "sequence", ("SELECT LASTVAL(numbers)",), only="mariadb"),
     pin("BEGIN NOT ATOMIC SET @x = 4; END", "opaque", X, b"4", only="mariadb"),
     pin("EXECUTE IMMEDIATE 'SET @x = 4'", "opaque", X, b"4", only="mariadb"),
     pin(
@@ -258,7 +270,6 @@ CARRIED = [
     carried((prepared("SET @@time_zone = '+05:00'"),), "@@time_zone", b"+05:00"),
     carried("SET foreign_key_checks = 0", "@@foreign_key_checks", b"0"),
     carried("SET FOREIGN_KEY_CHECKS = 0; SELECT nosuch", "@@foreign_key_checks", b"0"),
-    carried("SET @@foreign_key_checks = 0; SELECT nosuch", "@@foreign_key_checks", b"0"),
     carried("SET unique_checks = 0", "@@unique_checks", b"0"),
     carried("SET @@unique_checks = OFF, @@foreign_key_checks = OFF", "@@unique_checks + @@foreign_key_checks", b"0"),
     carried("SET sql_safe_updates = 1", "@@sql_safe_updates", b"1"),
@@ -286,7 +297,7 @@ CARRIED = [
     carried("SET wait_timeout = 333", "@@wait_timeout", b"333"),
     carried("SET lc_time_names = 'de_DE'", "DAYNAME('2024-01-01')", b"Montag"),
     carried("SET div_precision_increment = 9", "1/3", b"0.333333333"),
-    carried("SET tmp_table_size = 2048", "@@tmp_table_size", b"2048"),
+    carried("SET tmp_table_size = 65536", "@@tmp_table_size", b"65536"),
     carried("SET sql_auto_is_null = 1", "@@sql_auto_is_null", b"1"),
     carried("SET optimizer_switch = 'mrr=off'", "@@optimizer_switch LIKE '%mrr=off%'", b"1"),
     carried("SET max_execution_time = 9999", "@@max_execution_time", b"9999", only="mysql"),
@@ -349,7 +360,7 @@ def test_a_state_that_cannot_be_carried_keeps_the_others_out(world: Server, shar
     with connect(proxy) as a, connect(proxy) as b:
         do(a, case.do)
         metric = f'mybouncer_pinned_sessions{{reason="{case.reason}"}}'
-        assert proxy.metrics()[metric] == 1
+        proxy.wait_for_metric(metric, 1)
         b.send_query(case.ask[0])
         waits(proxy)
         if case.see != b"":
@@ -373,8 +384,9 @@ def test_a_state_that_cannot_be_carried_keeps_the_others_out(world: Server, shar
 def _forget_prepared(server: Server) -> None:
     def none_left() -> bool:
         left = server.execute("XA RECOVER")
-        for row in left:
-            server.execute(f"XA ROLLBACK '{row[3]}'")
+        with suppress(pymysql.MySQLError):  # its session has not ended yet
+            if left:
+                server.execute("XA ROLLBACK 'x'")
         return not left
 
     wait_until(none_left, 5.0, "no prepared XA transactions")
