@@ -22,36 +22,22 @@ STATEMENT = "SELECT SLEEP(0.005)"
 def crowd(flavour: str, count: int) -> Report:
     """Measure and return the table."""
     raise_descriptor_limit(count + 200)
-    with server(flavour, 100) as backend:
-        with console.status(f"{count} statements over {CAP} direct connections"), peak(backend) as direct_peak:
-            direct = _run(backend.port, CAP, -(-count // CAP))
-        with mybouncer(backend.url, CAP, queue__timeout="120s") as middle, peak(backend) as pooled_peak:
-            assert middle.pid is not None
-            with console.status(f"{count} clients on a cap of {CAP}"):
-                before = cpu_seconds(middle.pid)
-                pooled = _run(middle.port, count, 1)
-                used = cpu_seconds(middle.pid) - before
-        version = backend.version
-    report = Report(
-        f"crowd-{flavour}",
-        f"{count} clients at once on a cap of {CAP}, one statement of 5 ms each, {flavour}",
-        ("", "seconds", "of direct", "errors", "slowest s", "peak on server"),
-        notes=[
-            f"Statement: `{STATEMENT}`. Peak: the account's connections in the processlist, sampled all the time.",
-            f"CPU of mybouncer, with the {count} logins: {used:.2f} s.",
-        ],
-        machine=machine(f"{flavour} {version}"),
-    )
-    for name, said, seen in (
-        (f"{CAP} direct connections", direct, direct_peak),
-        (f"{count} clients through mybouncer", pooled, pooled_peak),
+    direct, pooled, used = [], [], []
+    with (
+        server(flavour, 100) as backend,
+        mybouncer(backend.url, CAP, queue__timeout="120s") as middle,
+        peak(backend) as highest,
     ):
-        failed = "; ".join(f"{number} × {text}" for text, number in said["errors"].items())
-        cells = (f"{said['seconds']:.2f}", ratio(said["seconds"], direct["seconds"]), failed or "0")
-        report.rows.append((name, *cells, f"{said['slowest']:.2f}", f"{seen[0]} of {CAP}"))
-    return report
-
-
+        assert middle.pid is not None
+        for number in range(ROUNDS):
+            with console.status(f"round {number + 1} of {ROUNDS}: {CAP} direct connections"):
+                direct.append(_run(backend.port, CAP, count // CAP))
+            highest[0] = 0 if number == 0 else highest[0]  # from now on the pooler's connections are there
+            with console.status(f"round {number + 1} of {ROUNDS}: {count} clients on a cap of {CAP}"):
+                before = cpu_seconds(middle.pid)
+                pooled.append(_run(middle.port, count, 1))
+                used.append(cpu_seconds(middle.pid) - before)
+        version = backend.version
 def _run(port: int, count: int, repeat: int) -> dict[str, Any]:
     with clients("crowd", port, count, STATEMENT, repeat) as process:
         process.hear()

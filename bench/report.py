@@ -31,7 +31,14 @@ class Report:
 
     def show(self) -> None:
         """Print the table and the notes."""
-        table = Table(title=self.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+        table = Table(
+            title=self.title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1),
+            pad_edge=False,
+        )
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
         for row in self.rows:

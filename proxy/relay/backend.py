@@ -105,6 +105,8 @@ class Backend(asyncio.Protocol):
                 client.forward(out)
             if reader.done:
                 self.running = False
+                if self.reading_paused:
+                    self.resume_reading()  # the server has finished, whether or not the client has read it all
                 if reader.extra:
                     self.broken("bytes behind the end of a response")
                 else:
@@ -185,7 +187,8 @@ class Backend(asyncio.Protocol):
         """Record a statement prepared here; the one it replaces, or the oldest, is closed."""
         old = self.statements.pop(key, 0)
         if not old and len(self.statements) >= MAX_STATEMENTS:
-            old = self.statements.pop(next(iter(self.statements)))
+            shared = next((other for other in self.statements if isinstance(other, tuple)), None)
+            old = self.statements.pop(shared, 0)  # one with a cursor or long data is in use
         self.statements[key] = statement_id
         if old:
             self.close_statement(old)

@@ -17,8 +17,8 @@ from proxy.session import classify as cl
 from proxy.session import pins
 from proxy.session.lexer import ANSI_QUOTES, NO_BACKSLASH_ESCAPES
 from proxy.wire import constants as c
-from proxy.wire.framing import MAX_FRAME, frame
-from proxy.wire.packets import Err, build_err, build_ok
+from proxy.wire.framing import MAX_FRAME, ProtocolError, frame
+from proxy.wire.packets import Err, build_err, build_ok, parse_change_user
 from proxy.wire.response import PREPARE, QUERY, ROWS_ONLY, SINGLE, STATISTICS
 
 from . import answers, lease
@@ -39,6 +39,9 @@ RESERVE = -2  # a lease for a command that is still arriving
 WRITE_HIGH, WRITE_LOW = 64 * 1024, 16 * 1024
 
 _PLAIN = cl.Verdict(b"", flags=cl.PLAIN)
+_KEEPS_DIAGNOSTICS = cl.Verdict(b"", flags=cl.PLAIN | cl.KEEPS_DIAGNOSTICS)
+
+_COUNT_LABELS = {cl.SHOW_COUNT_WARNINGS: b"@@session.warning_count", cl.SHOW_COUNT_ERRORS: b"@@session.error_count"}
 
 # Commands whose only treatment is to go to a backend, with the kind of their response.
 _FORWARDED = {
@@ -52,7 +55,6 @@ _FORWARDED = {
 
 _REFUSED = {
     c.COM_SHUTDOWN: "COM_SHUTDOWN is not passed on: stop the server itself, or mybouncer with SIGTERM",
-    c.COM_CHANGE_USER: "COM_CHANGE_USER is not supported: open a new connection instead",
     c.COM_BINLOG_DUMP: "replication does not go through a pooler: connect to the server",
     c.COM_BINLOG_DUMP_GTID: "replication does not go through a pooler: connect to the server",
     c.COM_REGISTER_SLAVE: "replication does not go through a pooler: connect to the server",
@@ -70,12 +72,14 @@ class Client(asyncio.Protocol):
         "backend",
         "buffer",
         "busy",
+        "capabilities",
         "capturing",
         "closed",
         "connected_at",
         "deprecate_eof",
         "diagnostics",
         "file_left",
+        "file_more",
         "found_rows",
         "has_diagnostics",
         "ident",
@@ -122,6 +126,7 @@ class Client(asyncio.Protocol):
         self.ident = ident
         self.pool = pool
         self.settings = self.initial_settings = settings
+        self.capabilities = capabilities
         self.deprecate_eof = bool(capabilities & c.CLIENT_DEPRECATE_EOF)
         self.session_track = bool(capabilities & c.CLIENT_SESSION_TRACK)
         self.status = relay.profile.status & lease.SESSION_FLAGS
@@ -156,6 +161,7 @@ class Client(asyncio.Protocol):
         self.large: bytearray | None = None
         self.upload: Backend | None = None
         self.file_left = 0
+        self.file_more = False
         self.read_ahead = 0
 
     def __repr__(self) -> str:
@@ -175,7 +181,8 @@ class Client(asyncio.Protocol):
         self.buffer = self.buffer + data if self.buffer else data
         if not self.busy:
             self.go_on()
-        elif len(self.buffer) > self.relay.request_buffer and not self.paused:
+        # A command that is about to be whole never pauses: it is a header and the request buffer at most.
+        if len(self.buffer) > self.relay.request_buffer + 4 and not self.paused:
             self.paused = True
             self.transport.pause_reading()
 
@@ -184,7 +191,11 @@ class Client(asyncio.Protocol):
         if self.looping:
             return
         self.looping = True
+        behind = False
         while self.buffer and not self.busy and not self.closed:
+            if self.slow and self.transport.get_write_buffer_size() > self.relay.read_ahead:
+                behind = True  # it sends on and does not read: `resume_writing` goes on
+                break
             data = self.buffer
             have = len(data)
             if have < 4:
@@ -192,7 +203,7 @@ class Client(asyncio.Protocol):
             size = data[0] | data[1] << 8 | data[2] << 16
             if size == MAX_FRAME or size > self.relay.request_buffer:
                 self._begin_large()
-                break
+                continue
             if have < 4 + size:
                 break
             if have == 4 + size:
@@ -202,12 +213,13 @@ class Client(asyncio.Protocol):
                 data = data[: 4 + size]
             self._command(data)
         self.looping = False
-        if self.paused and not self.busy and not self.closed:
+        if self.paused and not self.busy and not self.closed and not behind:
             self.paused = False
             self.transport.resume_reading()
 
     def _command(self, packet: bytes, reply_seq: int = 1) -> None:
         """Run one whole command. Hot: COM_QUERY goes straight to `lease.start`."""
+        self.reply_seq = reply_seq
         if len(packet) == 4:
             self._reply_error(c.ER_UNKNOWN_COMMAND, b"08S01", "Unknown command: an empty packet")
             return
@@ -216,7 +228,6 @@ class Client(asyncio.Protocol):
             return
         command = packet[4]
         self.relay.stats.commands[command] += 1
-        self.reply_seq = reply_seq
         self.packet = packet
         if command == c.COM_QUERY:
             self._query(packet)
@@ -232,6 +243,7 @@ class Client(asyncio.Protocol):
             if last is None or last.last_client is not self or last.spoiled:
                 self.verdict = verdict
                 self.answer_locally()
+                self._over()
                 return
         self._run(verdict, QUERY)
 
@@ -259,7 +271,7 @@ class Client(asyncio.Protocol):
     def _other(self, command: int, packet: bytes) -> None:
         kind = _FORWARDED.get(command)
         if kind is not None:
-            self._run(_PLAIN, kind)
+            self._run(_KEEPS_DIAGNOSTICS if command in (c.COM_INIT_DB, c.COM_STATISTICS) else _PLAIN, kind)
         elif command == c.COM_PING:
             self._reply(build_ok(status=self.status))
         elif command == c.COM_QUIT:
@@ -280,6 +292,8 @@ class Client(asyncio.Protocol):
             self._set_option(packet)
         elif command == c.COM_RESET_CONNECTION:
             self._reset_connection()
+        elif command == c.COM_CHANGE_USER:
+            self._change_user(packet)
         elif command == c.COM_PROCESS_KILL:
             self._process_kill(packet)
         elif command in _REFUSED:
@@ -295,6 +309,7 @@ class Client(asyncio.Protocol):
         self.buffer = b""
         self.busy = True
         self.packet = b"\0"  # not sent yet
+        self.reply_seq = 1
         self.verdict = _PLAIN
         self.kind = RESERVE
         self.statement = None
@@ -319,6 +334,9 @@ class Client(asyncio.Protocol):
         assert large is not None
         large += data
         if self.backend is None:
+            if not self.paused:
+                self.paused = True
+                self.transport.pause_reading()
             return
         pos = 0
         expected = 0
@@ -376,10 +394,12 @@ class Client(asyncio.Protocol):
         if len(packet) < 14:
             self.malformed("COM_STMT_EXECUTE is too short", c.ER_MALFORMED_PACKET)
             return
-        if packet[9] and not statement.cursor:
-            # A cursor belongs to this client alone, so its statement must not be shared.
-            statement.cursor = True
-            self.add_pins(pins.CURSOR)
+        if statement.failure is not None:
+            error, statement.failure = statement.failure, None
+            self._reply(build_err(error.code, error.state or b"HY000", error.message))
+            return
+        if packet[9]:
+            statement.cursor = True  # it belongs to this client alone, so its statement must not be shared
         self._run(statement.verdict, QUERY, statement)
 
     def _fetch(self, packet: bytes) -> None:
@@ -420,6 +440,7 @@ class Client(asyncio.Protocol):
         statement = self._statement(packet, "mysqld_stmt_reset")
         if statement is None:
             return
+        statement.failure = None
         if statement.private:
             self.end_private(statement, self.backend)
         self._reply(build_ok(status=self.status))
@@ -432,11 +453,9 @@ class Client(asyncio.Protocol):
 
     def _long_data(self, packet: bytes) -> None:
         statement = self._statement(packet, "")
-        if statement is None:
+        if statement is None or statement.failure is not None:
             return
-        if not statement.long_data:
-            statement.long_data = True
-            self.add_pins(pins.LONG_DATA)
+        statement.long_data = True
         self._run(_PLAIN, lease.NO_RESPONSE, statement)
 
     # Commands answered here
@@ -465,7 +484,7 @@ class Client(asyncio.Protocol):
                 lease.release_closed(self, backend, "unresettable_session")
             else:
                 self.backend = None
-                backend.client = None
+                backend.client = backend.last_client = None
                 lease.reset(backend)
         self.pins = 0
         self.one_shot_transaction = False
@@ -478,12 +497,29 @@ class Client(asyncio.Protocol):
         self.diagnostics = None
         self.last = None
         self._reply(build_ok(status=self.status))
+        if backend is not None and self.relay.draining:
+            self.close("drain")
+
+    def _change_user(self, packet: bytes) -> None:
+        """COM_CHANGE_USER ends here: a login on this connection, and nothing of the old session stays."""
+        try:
+            response = parse_change_user(packet[4:], self.capabilities)
+        except ProtocolError as exc:
+            self.malformed(str(exc), exc.code)
+            return
+        rest = self.buffer
+        self._forget("change_user")
+        self.relay.change_user(self, response, rest)
 
     def answer_locally(self) -> None:
         """Answer a statement that asks for nothing but soft state which we have."""
         verdict = self.verdict
         local = verdict.local
         known = self.diagnostics
+        asks_warnings = local not in (cl.SELECT_ROW_COUNT, cl.SELECT_FOUND_ROWS)
+        if asks_warnings and self.has_diagnostics and known is None:
+            self.refuse("the diagnostics area was lost with the connection to the server that knew it")
+            return
         columns: list[bytes] | tuple[bytes, ...] = answers.WARNING_COLUMNS
         rows: list[bytes] = list(known.rows) if known is not None and self.has_diagnostics else []
         if known is not None and known.columns:
@@ -499,15 +535,15 @@ class Client(asyncio.Protocol):
             if local == cl.SHOW_ERRORS:
                 rows = errors
             else:
-                columns = [answers.number_column(verdict.local_label)]
+                columns = [answers.number_column(verdict.local_label or _COUNT_LABELS[local])]
                 rows = [answers.number_row(number[local])]
-        if local in (cl.SELECT_ROW_COUNT, cl.SELECT_FOUND_ROWS):
+        if not asks_warnings:
             self.row_count, self.found_rows = -1, 1
             self.has_diagnostics = False
         self.transport.write(
             answers.result_set(columns, rows, deprecate_eof=self.deprecate_eof, status=self.status, seq=self.reply_seq)
         )
-        self._over()
+        self.packet = b""
 
     def capture_done(self, backend: Backend, captured: list[Answer] | None, count: int) -> None:
         """Another client needed the backend where our soft state was; here is that state."""
@@ -516,7 +552,7 @@ class Client(asyncio.Protocol):
             if answer.error is not None:
                 continue
             if len(answer.columns) == 3:
-                if self.last is backend and not self.busy:
+                if self.last is backend:
                     self.diagnostics = answer
             elif self.insert_id_backend is backend:
                 self.insert_id = int(answer.values()[0][0] or 0)
@@ -574,6 +610,8 @@ class Client(asyncio.Protocol):
         self.read_ahead = 0
         if self.backend is not None:
             self.backend.resume_reading()
+        if not self.busy and not self.closed:
+            self.go_on()
 
     def _count_read_ahead(self) -> None:
         size = self.transport.get_write_buffer_size()
@@ -596,14 +634,32 @@ class Client(asyncio.Protocol):
         self.relay.stats.errors[(code, "proxy")] += 1
         self._reply(build_err(code, state, text))
 
+    def answer_error(self, error: Err) -> None:
+        """Answer the command with an error; it is over as soon as the caller says so."""
+        statement = self.statement
+        if statement is not None and statement.private:
+            backend = self.backend
+            if backend is None or statement not in backend.statements:
+                self.end_private(statement, None)  # the server has neither its cursor nor its data
+            if self.kind == lease.NO_RESPONSE:
+                statement.failure = error
+                self.packet = b""
+                return
+        self._reply(build_err(error.code, error.state or b"HY000", error.message))
+
+    def refuse(self, text: str) -> None:
+        """`answer_error` for what cannot be had here."""
+        self.relay.stats.errors[(c.ER_NOT_SUPPORTED_YET, "proxy")] += 1
+        self.answer_error(Err(c.ER_NOT_SUPPORTED_YET, b"42000", text.encode()))
+
     def fail(self, code: int, state: bytes, text: str) -> None:
         """End the command with an error of ours; the connection stays usable."""
-        self._reply_error(code, state, text)
-        self._over()
+        self.relay.stats.errors[(code, "proxy")] += 1
+        self.fail_command(Err(code, state, text.encode()))
 
     def fail_command(self, error: Err) -> None:
         """End the command with the server's error."""
-        self._reply(build_err(error.code, error.state or b"HY000", error.message))
+        self.answer_error(error)
         self._over()
 
     def _over(self) -> None:
@@ -665,6 +721,9 @@ class Client(asyncio.Protocol):
         """The server has asked for a file: what the client sends next is that file."""
         self.upload = backend
         self.file_left = 0
+        self.file_more = False
+        if self.paused and not backend.writing_paused:
+            self.resume_upload()
         early, self.buffer = self.buffer, b""
         if early:
             self._file_data(early)
@@ -688,7 +747,8 @@ class Client(asyncio.Protocol):
             if out is not None:
                 out[pos + 3] = (data[pos + 3] - shift) & 0xFF
             pos += 4
-            if not size:
+            ends, self.file_more = not (size or self.file_more), size == MAX_FRAME
+            if ends:
                 done = True
                 self.buffer = data[pos:]
                 break

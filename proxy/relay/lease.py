@@ -75,6 +75,8 @@ SOFT_STALE_WARNINGS = 4  # MariaDB keeps warnings until a statement uses a table
 
 _MAX_TRIES = 3
 
+UNKNOWN_ID = -1  # LAST_INSERT_ID() has changed, and only `insert_id_backend` knows it
+
 NO_RESPONSE = -1  # a client's command that the server does not answer
 
 _RESET = bytes((c.COM_RESET_CONNECTION,))
@@ -135,13 +137,11 @@ def wait(client: Client) -> None:
 def ready(client: Client, backend: Backend) -> None:
     """The client holds a lease: send its command, or what has to come before it."""
     statement = client.statement
+    needs = client.verdict.needs
     if (
         backend.settings is client.settings
-        and (
-            not (backend.spoiled and client.verdict.needs)
-            if backend.last_client is client
-            else not (backend.soft or client.verdict.needs)
-        )
+        and (backend.last_client is client or not backend.soft)
+        and (not needs or _at_hand(client, backend, needs))
         and (statement is None or statement.key in backend.statements)
     ):
         send(client, backend)
@@ -149,8 +149,19 @@ def ready(client: Client, backend: Backend) -> None:
         prepare(client, backend)
 
 
+def _at_hand(client: Client, backend: Backend, needs: int) -> bool:
+    """Whether the soft state that the command reads is on this backend, untouched since the client left it there."""
+    return (
+        client.last is backend
+        and backend.last_client is client
+        and not backend.spoiled
+        and (not needs & NEED_INSERT_ID or client.insert_id_backend is backend)
+    )
+
+
 def send(client: Client, backend: Backend) -> None:
     """Write the client's command. From here on it may have been executed."""
+    client.last = backend
     backend.last_client = client
     backend.spoiled = False
     verdict = client.verdict
@@ -159,6 +170,8 @@ def send(client: Client, backend: Backend) -> None:
     packet = client.packet
     statement = client.statement
     if statement is not None:
+        if statement.private:
+            client.add_pins((pins.CURSOR if statement.cursor else 0) | (pins.LONG_DATA if statement.long_data else 0))
         try:
             packet = statement_packet(backend, statement, packet)
         except ProtocolError as exc:
@@ -189,32 +202,31 @@ def statement_packet(backend: Backend, statement: Prepared, packet: bytes) -> by
 
 def prepare(client: Client, backend: Backend) -> None:
     """Bring the backend into the client's state, then go on with `ready`."""
-    elsewhere = backend.last_client is not client or backend.spoiled
-    if client.verdict.needs and elsewhere and not _soft_state_at_hand(client, backend):
+    if not resettable(backend) and _takes_reset(backend, client.settings):
+        _exchange(client, backend)
+        return
+    needs = client.verdict.needs
+    if needs and not _at_hand(client, backend, needs) and not _soft_state_can_move(client, backend):
         return
     commands: list[bytes] = []
     captured = _capture_commands(client, backend, commands)
     first_restore = len(commands)
     statement = client.statement
     missing = statement is not None and statement.key not in backend.statements
-    if missing and statement is not None and statement.settings is not client.settings:
-        _restore(backend, statement.settings, commands)
+    first_prepare = -1
+    if missing and statement is not None:
+        _restore(backend, _settings_to_prepare_in(client, statement), commands)
         first_prepare = len(commands)
         commands.append(bytes((c.COM_STMT_PREPARE,)) + statement.text)
-        _restore(backend, client.settings, commands)
-    else:
-        _restore(backend, client.settings, commands)
-        first_prepare = len(commands)
-        if missing and statement is not None:
-            commands.append(bytes((c.COM_STMT_PREPARE,)) + statement.text)
-    if client.verdict.needs & NEED_INSERT_ID and client.insert_id_backend is not backend:
+    _restore(backend, client.settings, commands)
+    if needs & NEED_INSERT_ID and client.insert_id_backend is not backend and client.insert_id != UNKNOWN_ID:
         commands.append(b"\x03SET last_insert_id=%d" % client.insert_id)
         client.insert_id_backend = backend
         backend.soft |= SOFT_INSERT_ID
     backend.last_client = client
     backend.spoiled = False
     if not commands:
-        ready(client, backend)
+        send(client, backend)
         return
 
     def done(answers: list[Answer] | None) -> None:
@@ -224,7 +236,7 @@ def prepare(client: Client, backend: Backend) -> None:
             return  # `lost` speaks to the client
         if captured is not None:
             captured.capture_done(backend, answers, first_restore)
-        _prepared(client, backend, answers, first_restore, first_prepare if missing else -1)
+        _prepared(client, backend, answers, first_restore, first_prepare)
 
     backend.run_batch(commands, done)
 
@@ -236,20 +248,59 @@ def _prepared(client: Client, backend: Backend, answers: Sequence[Answer], resto
         return
     for index in range(restore_at, len(answers)):
         error = answers[index].error
-        if error is None:
-            continue
-        if index != prepare_at:
+        if error is not None and index != prepare_at:
             # Half a state is no state: nobody may use this backend again.
             backend.settings = None
             release_closed(client, backend, "restore_failed")
-        client.fail_command(error)
-        if index == prepare_at:
-            settle(client, backend)
-        return
+            client.fail_command(error)
+            return
     if prepare_at >= 0 and client.statement is not None:
+        error = answers[prepare_at].error
+        if error is not None:
+            client.answer_error(error)
+            settle(client, backend)
+            return
         client.relay.stats.reprepares += 1
         backend.remember_statement(client.statement.key, answers[prepare_at].statement_id)
-    ready(client, backend)
+    send(client, backend)
+
+
+def _settings_to_prepare_in(client: Client, statement: Prepared) -> Settings:
+    """The client's settings with those of `statement` that belong to a prepared statement (protocol.md B.4).
+
+    The others stay as they are now: setting autocommit back would commit, and there may be a transaction.
+    """
+    own, now = statement.settings, client.settings
+    if own is now:
+        return now
+    relay = client.relay
+    variables = dict(now.variables)
+    mode = own.value(b"sql_mode")
+    if mode is not None or b"sql_mode" in variables:
+        variables[b"sql_mode"] = relay.profile.sql_mode if mode is None else mode
+    return relay.settings.replace(
+        now,
+        # No command takes a schema away, and what was prepared without one names its own.
+        schema=now.schema if now.schema is None or own.schema is None else own.schema,
+        client_charset=own.client_charset,
+        results_charset=own.results_charset,
+        collation=own.collation,
+        variables=tuple(variables.items()),
+    )
+
+
+def _takes_reset(backend: Backend, want: Settings) -> bool:
+    have = backend.settings
+    return have is not None and restore_commands(have, want) is None
+
+
+def _exchange(client: Client, backend: Backend) -> None:
+    """Close a backend that only a reset could bring into the client's settings, and get another one."""
+    client.backend = None
+    backend.client = None
+    if not capture_before_close(backend, lambda: backend.close("cannot_reset")):
+        backend.close("cannot_reset")
+    start(client)
 
 
 def _restore(backend: Backend, want: Settings, commands: list[bytes]) -> None:
@@ -319,8 +370,8 @@ def _ask_for_soft_state(backend: Backend, commands: list[bytes]) -> Client | Non
     return owner
 
 
-def _soft_state_at_hand(client: Client, backend: Backend) -> bool:
-    """The command reads soft state that is not on this backend: True if it can be restored.
+def _soft_state_can_move(client: Client, backend: Backend) -> bool:
+    """The command reads soft state that is not (only) on this backend: True if it can be restored.
 
     Else it has been answered, from what was captured or with an error in words, and the lease is over; or a capture is
     still under way, and `prepare` is called again when it is done.
@@ -335,18 +386,20 @@ def _soft_state_at_hand(client: Client, backend: Backend) -> bool:
     lost = client.verdict.needs & (NEED_ROW_COUNT | NEED_FOUND_ROWS | NEED_LAST_BACKEND)
     if client.verdict.needs & NEED_WARNINGS and client.has_diagnostics:
         lost |= NEED_WARNINGS
+    if client.insert_id == UNKNOWN_ID and client.insert_id_backend is not backend:
+        lost |= client.verdict.needs & NEED_INSERT_ID
     if not lost or client.verdict.pins & pins.OPAQUE:
         return True
-    what = "the diagnostics area" if lost & NEED_WARNINGS else "ROW_COUNT(), FOUND_ROWS() or LASTVAL()"
-    if _may_move(client):
-        _give_back(client, backend)
-    client.fail(
-        c.ER_NOT_SUPPORTED_YET,
-        b"42000",
-        f"{what} of the previous statement stayed on a connection that serves another client now; "
+    text = (
+        "of the previous statement stayed on a connection that serves another client now; "
         "use SHOW WARNINGS, SELECT ROW_COUNT() or SELECT FOUND_ROWS() as a statement of its own, "
-        "or ask inside a transaction",
+        "or ask inside a transaction"
     )
+    what = "the diagnostics area" if lost & NEED_WARNINGS else "ROW_COUNT(), FOUND_ROWS() or LASTVAL()"
+    if lost & NEED_INSERT_ID:
+        what, text = "LAST_INSERT_ID()", "was lost with the connection to the server that knew it"
+    client.refuse(f"{what} {text}")
+    settle(client, backend)
     return False
 
 
@@ -359,32 +412,31 @@ def finish(backend: Backend, client: Client | None) -> None:
         reset(backend)
         return
     reader = backend.reader
-    verdict = client.verdict
     status = reader.status
-    client.diagnostics = None
+    statement = client.statement
     if (
-        status is not None
-        and not reader.error
-        and (
-            (status & SESSION_FLAGS) == client.status
-            and not reader.changes
-            and not reader.insert_id
-            and not reader.warnings
-            and verdict.flags == PLAIN
-            and client.kind == QUERY
-            and (client.statement is None or not client.statement.private)
-        )
+        status is None
+        or (status & SESSION_FLAGS) != client.status
+        or reader.error
+        or reader.changes
+        or reader.insert_id
+        or reader.warnings
+        or client.kind != QUERY
+        or client.verdict.flags != PLAIN
+        or (statement is not None and statement.private)
     ):
-        client.has_diagnostics = False
-        backend.soft &= ~SOFT_WARNINGS
-        if reader.had_rows:
-            client.row_count = -1
-            client.found_rows = reader.rows
-        else:
-            client.row_count = reader.affected
-        settle(client, backend)
+        _finish_carefully(client, backend, reader)
         return
-    _finish_carefully(client, backend, reader)
+    # Hot: the session is as it was.
+    client.has_diagnostics = False
+    client.diagnostics = None
+    backend.soft &= ~SOFT_WARNINGS
+    if reader.had_rows:
+        client.row_count = -1
+        client.found_rows = reader.rows
+    else:
+        client.row_count = reader.affected
+    settle(client, backend)
 
 
 def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) -> None:
@@ -400,8 +452,10 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
             client.found_rows = reader.rows
     if reader.insert_id or verdict.flags & SETS_INSERT_ID or verdict.pins & pins.OPAQUE:
         backend.soft |= SOFT_INSERT_ID
+        client.insert_id = UNKNOWN_ID
         client.insert_id_backend = backend
     if not verdict.flags & KEEPS_DIAGNOSTICS:
+        client.diagnostics = None
         client.has_diagnostics = bool(reader.warnings or error)
         if client.has_diagnostics:
             backend.soft |= SOFT_WARNINGS | SOFT_STALE_WARNINGS
@@ -554,11 +608,12 @@ def settle(client: Client, backend: Backend) -> None:
     if _may_move(client):
         _give_back(client, backend)
         if client.relay.draining:
+            client.go_on()  # what was sent ahead is refused in words
             client.close("drain")
             return
     else:
         client.idle_since = client.relay.loop.time()
-    if client.buffer:
+    if client.buffer or client.paused:
         client.go_on()
 
 
@@ -569,10 +624,7 @@ def _may_move(client: Client) -> bool:
 
 def _give_back(client: Client, backend: Backend) -> None:
     client.backend = None
-    client.last = backend
     backend.client = None
-    if backend.reading_paused:
-        backend.resume_reading()
     backend.relay.registry.release(backend)
 
 
@@ -603,17 +655,23 @@ def abandon(client: Client, backend: Backend) -> None:
     # Else the statement runs to its end, its rows are discarded, then the backend is reset.
 
 
+def resettable(backend: Backend) -> bool:
+    """Whether COM_RESET_CONNECTION brings back what the login made of the session (protocol.md D.1)."""
+    return backend.relay.profile.reset_restores_all and not backend.capabilities & c.CLIENT_IGNORE_SPACE
+
+
 def reset(backend: Backend) -> None:
     """Undo whatever the last session left, then offer the backend to others."""
     if backend.close_reason or backend.lost:
         return
     relay = backend.relay
-    backend.last_client = None
+    if capture_before_close(backend, lambda: reset(backend)):
+        return  # a client left before it used its lease: what is there belongs to the one before
     backend.soft = 0
     if backend.unresettable:
         backend.close("unresettable_session")
         return
-    if not relay.profile.reset_restores_all or backend.capabilities & c.CLIENT_IGNORE_SPACE:
+    if not resettable(backend):
         backend.close("cannot_reset")
         return
     if backend.slot == LEASED:
@@ -649,10 +707,11 @@ def lost(backend: Backend, client: Client) -> None:
         return
     error = Err(c.CR_SERVER_LOST, b"HY000", b"Lost connection to MySQL server during query")
     client.relay.stats.errors[(error.code, "proxy")] += 1
-    if free and client.upload is None and backend.reader.untouched:
+    at_boundary = bool(unsent) or backend.reader.untouched
+    if free and client.upload is None and client.large is None and at_boundary:
         client.fail_command(error)
     else:
-        client.die(error, backend.reader.untouched)
+        client.die(error, at_boundary)
 
 
 def file_wanted(backend: Backend, client: Client | None) -> None:

@@ -11,7 +11,8 @@ server decides.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -85,12 +86,32 @@ async def log_in(relay: Relay, sock: socket.socket, early: bytes, greeting: Gree
         sock.close()
         relay.login_failed("client_gone")
         return
-    try:
-        login = _Login(relay, stream, greeting, address)
-        async with asyncio.timeout(relay.config.listen.login_timeout):
-            await login.run()
+    login = _Login(relay, stream, greeting, address)
+    if await _guard(login, login.run()):
         relay.stats.login_seconds.observe(relay.loop.time() - started)
-        return
+
+
+async def change_user(
+    relay: Relay, transport: asyncio.Transport, response: HandshakeResponse, client: Client, rest: bytes
+) -> None:
+    """COM_CHANGE_USER: a new login on the connection of `client`, whose session has ended. Never raises."""
+    stream = PacketStream(early=rest)
+    stream.expect(1)
+    stream.connection_made(transport)
+    transport.set_protocol(stream)
+    assert relay.profile.greeting is not None
+    greeting = greeting_for_client(relay.profile.greeting, client.ident, auth.make_nonce())
+    login = _Login(relay, stream, greeting, client.address)
+    await _guard(login, login.open(response))
+
+
+async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
+    """Run the steps of a login; True if they led to a session. Else the client has been told why."""
+    relay, stream, address = login.relay, login.stream, login.address
+    try:
+        async with asyncio.timeout(relay.config.listen.login_timeout):
+            await steps
+        return True
     except ProtocolError as exc:
         relay.count_malformed(address, str(exc))
         _refuse(stream, Err(exc.code, b"08S01", _words(exc)))
@@ -119,6 +140,7 @@ async def log_in(relay: Relay, sock: socket.socket, early: bytes, greeting: Gree
     relay.login_failed(reason)
     if stream.transport is not None:
         stream.transport.close()
+    return False
 
 
 def _words(exc: ProtocolError) -> bytes:
@@ -146,8 +168,12 @@ class _Login:
 
     async def run(self) -> None:
         """The whole login."""
+        packet = await self.stream.read_packet()
+        await self.open(HandshakeResponse.parse(packet, self.greeting.capabilities))
+
+    async def open(self, response: HandshakeResponse) -> None:
+        """From the client's response to a session."""
         relay = self.relay
-        response = HandshakeResponse.parse(await self.stream.read_packet(), self.greeting.capabilities)
         proven, password = await self._password(response)
         key = response.capabilities & KEY
         self.waits_for_server = True

@@ -16,6 +16,7 @@ from proxy.wire.framing import MAX_FRAME, ProtocolError, frame
 if TYPE_CHECKING:
     from proxy.session.classify import Verdict
     from proxy.session.state import Settings
+    from proxy.wire.packets import Err
 
 LAST_PREPARED = 0xFFFFFFFF  # MariaDB: "the statement prepared last"
 
@@ -23,7 +24,7 @@ LAST_PREPARED = 0xFFFFFFFF  # MariaDB: "the statement prepared last"
 class Prepared:
     """One prepared statement of one client."""
 
-    __slots__ = ("cursor", "long_data", "n_params", "settings", "text", "types", "verdict", "virtual_id")
+    __slots__ = ("cursor", "failure", "long_data", "n_params", "settings", "text", "types", "verdict", "virtual_id")
 
     def __init__(self, virtual_id: int, text: bytes, settings: Settings, verdict: Verdict, n_params: int) -> None:
         self.virtual_id = virtual_id
@@ -33,6 +34,7 @@ class Prepared:
         self.n_params = n_params
         self.types = b""
         self.cursor = self.long_data = False
+        self.failure: Err | None = None  # of long data, which has no answer: the execution's answer
 
     @property
     def private(self) -> bool:

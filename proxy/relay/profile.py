@@ -40,6 +40,7 @@ class Profile:
         self.collations: dict[int, tuple[bytes, bytes]] = {}
         self._ids: dict[bytes, int] = {}
         self.default_charset = (*_UTF8MB4, b"utf8mb4")
+        self.sql_mode = b""
         self.ansi_quotes = False
         self.reset_restores_all = True
         self.track_command = _TRACK % b"*"
@@ -67,6 +68,7 @@ class Profile:
         values = [value or b"" for value in answers[0].values()[0]]
         self.max_connections = int(values[0])
         self.default_charset = (values[1], values[3], values[2])
+        self.sql_mode = values[4]
         self.ansi_quotes = b"ANSI_QUOTES" in values[4]
         # What init_connect did is not done again after COM_RESET_CONNECTION (protocol.md D.1).
         self.reset_restores_all = not values[5]

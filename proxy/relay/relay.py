@@ -21,7 +21,7 @@ from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Greeting, HandshakeResponse
 
-from . import lease, numbers
+from . import lease, login, numbers
 from .accounts import Accounts, WaitOver
 from .backend import Backend
 from .connect import Refused, connect
@@ -134,9 +134,9 @@ class Relay:
         greeted: list[Greeting] = []
         try:
             async with asyncio.timeout(self.config.backend.connect_timeout):
-                login = await connect(self.address, PROBE_USER, b"", 0, 45, greeted)
-            login.transport.write(b"\x01\0\0\0\x01")
-            login.transport.close()
+                accepted = await connect(self.address, PROBE_USER, b"", 0, 45, greeted)
+            accepted.transport.write(b"\x01\0\0\0\x01")
+            accepted.transport.close()
         except (Refused, OSError, PeerGone, ProtocolError, TimeoutError) as exc:
             self.last_error = str(exc) or "timed out"
         if greeted:
@@ -299,6 +299,10 @@ class Relay:
             client.pool.account.clients -= 1
             self.stats.client_disconnects[reason] += 1
         self._check_drained()
+
+    def change_user(self, client: Client, response: HandshakeResponse, rest: bytes) -> None:
+        """`client` has ended its session and logs in again on the same connection."""
+        self.spawn(login.change_user(self, client.transport, response, client, rest))
 
     def login_failed(self, reason: str) -> None:
         """A connection ended before its login was complete."""

@@ -130,6 +130,17 @@ class Greeting:
         )
 
 
+def _read_attributes(data: bytes, pos: int) -> dict[bytes, bytes]:
+    attributes: dict[bytes, bytes] = {}
+    size, pos = read_lenenc_int(data, pos)
+    end = min(len(data), pos + size)
+    while pos < end:
+        name, pos = read_lenenc_str(data, pos)
+        value, pos = read_lenenc_str(data, pos)
+        attributes[name] = value
+    return attributes
+
+
 @dataclass(frozen=True, slots=True)
 class HandshakeResponse:
     """HandshakeResponse41. `capabilities` are what both sides have (client and offered, A.1)."""
@@ -177,12 +188,7 @@ class HandshakeResponse:
         attributes: dict[bytes, bytes] = {}
         # Some clients set CONNECT_ATTRS and send no block (A.1), so a missing one is not an error.
         if caps & c.CLIENT_CONNECT_ATTRS and pos < len(data):
-            size, pos = read_lenenc_int(data, pos)
-            end = min(len(data), pos + size)
-            while pos < end:
-                name, pos = read_lenenc_str(data, pos)
-                value, pos = read_lenenc_str(data, pos)
-                attributes[name] = value
+            attributes = _read_attributes(data, pos)
         return cls(caps, charset, username, auth, database or None, plugin, attributes, max_packet, extended)
 
     def encode(self) -> bytes:
@@ -206,6 +212,22 @@ class HandshakeResponse:
         if caps & c.CLIENT_CONNECT_ATTRS:
             parts.append(lenenc_str(b"".join(lenenc_str(k) + lenenc_str(v) for k, v in self.attributes.items())))
         return b"".join(parts)
+
+
+def parse_change_user(data: bytes, capabilities: int) -> HandshakeResponse:
+    """Parse COM_CHANGE_USER as the login that it is; `capabilities` stay those of the connection."""
+    username, pos = _read_nul_str(data, 1)
+    size = data[pos] if pos < len(data) else 0
+    auth, pos = data[pos + 1 : pos + 1 + size], pos + 1 + size
+    database, pos = _read_nul_str(data, pos) if pos < len(data) else (b"", pos)
+    charset = int.from_bytes(data[pos : pos + 2], "little")
+    pos += 2
+    if capabilities & c.CLIENT_PLUGIN_AUTH and pos < len(data):
+        _, pos = _read_nul_str(data, pos)  # servers switch plugins whatever the client names (A.5)
+    attributes: dict[bytes, bytes] = {}
+    if capabilities & c.CLIENT_CONNECT_ATTRS and pos < len(data):
+        attributes = _read_attributes(data, pos)
+    return HandshakeResponse(capabilities, charset, username, auth, database or None, b"", attributes)
 
 
 def build_auth_switch(plugin: bytes, nonce: bytes) -> bytes:

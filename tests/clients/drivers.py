@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,8 +100,9 @@ class _Blocking:
             self._loop.run_until_complete(self._inner.close())
 
 
-async def _await(awaitable: Coroutine[Any, Any, Any]) -> Any:
-    return await asyncio.wait_for(awaitable, 20)
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    async with asyncio.timeout(20):
+        return await awaitable
 
 
 def _connect_aiomysql(target: Target, database: str = "test", **options: Any) -> Connection:

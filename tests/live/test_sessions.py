@@ -19,11 +19,10 @@ from tests.live.raw import (
     READ_ONLY_CURSOR,
     Raw,
     Result,
-    ServerError,
     execute_long_payload,
     execute_payload,
 )
-from tests.servers import FLAVOURS, Server, wait_until
+from tests.servers import Server, wait_until
 
 DATABASE = "sessions"
 ACCOUNT = ("sessions", "sessions-secret")
@@ -241,7 +240,9 @@ PINS = [
     pin(("SET autocommit = 0", "SAVEPOINT a"), "savepoint", ("ROLLBACK TO a",)),
     pin(("SET autocommit = 0", "SAVEPOINT a"), "savepoint", ("ROLLBACK TO a",), end=("COMMIT",)),
     pin("SET autocommit = 0; SAVEPOINT a", "savepoint", ("ROLLBACK TO a",)),
-    pin(("SELECT NEXTVAL(numbers)", "SELECT LASTVAL(numbers)"), "sequence", ("SELECT LASTVAL(numbers)",), only="mariadb"),
+    pin(
+        ("SELECT NEXTVAL(numbers)", "SELECT LASTVAL(numbers)"), "sequence", ("SELECT LASTVAL(numbers)",), only="mariadb"
+    ),
     pin("BEGIN NOT ATOMIC SET @x = 4; END", "opaque", X, b"4", only="mariadb"),
     pin("EXECUTE IMMEDIATE 'SET @x = 4'", "opaque", X, b"4", only="mariadb"),
     pin(
@@ -418,3 +419,266 @@ def test_a_setting_is_carried_and_nobody_else_has_it(world: Server, shared_proxy
             assert b.ok(question).rows == clean
         b.quit()
     everything_is_back(proxy)
+
+
+# --- what takes more than two clients' worth of one statement ---
+
+
+def test_who_waits_too_long_for_a_pinned_session_gets_1040_and_can_go_on(world: Server, shared_proxy: Shared) -> None:
+    proxy = shared_proxy(world, max_connections=1, queue__timeout="100ms")
+    with connect(proxy) as a, connect(proxy) as b:
+        a.ok("SET @x = 1")
+        refused = b.query("SELECT 1")
+        assert refused.error is not None
+        assert (refused.error.code, refused.error.state) == (1040, b"08004")
+        assert b"Too many connections: waited 0.1 s" in refused.error.message
+        assert b"1 pinned" in refused.error.message
+        assert a.get("SELECT @x") == b"1"
+        a.quit()
+        assert b.get("SELECT @x") is None
+        b.quit()
+    everything_is_back(proxy)
+
+
+@pytest.mark.parametrize("cap", [1, 2])
+def test_a_transaction_with_autocommit_off_is_not_split(world: Server, shared_proxy: Shared, cap: int) -> None:
+    proxy = shared_proxy(world, max_connections=cap)
+    with connect(proxy) as a, connect(proxy) as b:
+        a.ok("SET autocommit = 0")
+        for round_ in range(3):
+            before = b.get("SELECT v FROM t WHERE id = 2")
+            where = a.get("SELECT CONNECTION_ID() FROM t LIMIT 1")
+            a.ok(f"UPDATE t SET v = {100 + round_} WHERE id = 2")
+            b.send_query("SELECT v FROM t WHERE id = 2")
+            if cap == 1:
+                waits(proxy)
+                a.ok("ROLLBACK")
+                assert b.answer().value == before
+            else:
+                assert b.answer().value == before
+                assert a.get("SELECT CONNECTION_ID()") == where
+                assert a.get("SELECT v FROM t WHERE id = 2") == str(100 + round_).encode()
+                a.ok("ROLLBACK")
+            a.ok("UPDATE t SET v = 2 WHERE id = 2")
+            a.ok("COMMIT")
+        a.quit()
+        b.quit()
+    everything_is_back(proxy, cap)
+
+
+def test_a_client_without_multi_statements_never_gets_them_from_another(world: Server, shared_proxy: Shared) -> None:
+    proxy = shared_proxy(world, max_connections=1)
+    with connect(proxy) as a, connect(proxy) as b:
+        assert [r.rows for r in a.queries("SELECT 1; SELECT 2")] == [[[b"1"]], [[b"2"]]]
+        assert b.set_option(1).error is None
+        assert b.query("SELECT 1; SELECT 2").code == 1064
+        assert len(a.queries("SELECT 1; SELECT 2")) == 2
+        assert b.query("SELECT 1; SELECT 2").code == 1064
+        b.reset()
+        assert b.query("SELECT 1; SELECT 2").code == 1064, "a reset keeps the option"
+        b.set_option(0)
+        assert len(b.queries("SELECT 1; SELECT 2")) == 2
+        a.quit()
+        b.quit()
+
+
+def test_a_client_without_a_schema_has_none_whatever_the_others_use(world: Server, shared_proxy: Shared) -> None:
+    proxy = shared_proxy(world, max_connections=1)
+    with connect(proxy) as a, Raw(proxy, *ACCOUNT) as b:
+        for _ in range(3):
+            assert a.get("SELECT DATABASE()") == DATABASE.encode()
+            assert b.get("SELECT DATABASE()") is None
+            assert b.query("SELECT * FROM t").code == 1046
+        b.ok(f"USE {DATABASE}_two")
+        assert a.get("SELECT DATABASE()") == DATABASE.encode()
+        assert b.get("SELECT DATABASE()") == f"{DATABASE}_two".encode()
+        a.quit()
+        b.quit()
+    everything_is_back(proxy)
+
+
+def test_soft_state_belongs_to_its_client(world: Server, shared_proxy: Shared) -> None:
+    proxy = shared_proxy(world, max_connections=1)
+    with connect(proxy) as a, connect(proxy) as b:
+        first = a.ok("INSERT INTO counted (v) VALUES (1), (2), (3)")
+        assert b.get("SELECT LAST_INSERT_ID()") == b"0"
+        second = b.ok("INSERT INTO counted (v) VALUES (1)")
+        assert second.insert_id > first.insert_id
+        assert a.get("SELECT LAST_INSERT_ID()") == str(first.insert_id).encode()
+        assert a.get("SELECT @@identity") == str(first.insert_id).encode()
+        assert b.get("SELECT LAST_INSERT_ID()") == str(second.insert_id).encode()
+        a.ok("INSERT INTO counted (v) SELECT LAST_INSERT_ID()")
+        b.ok("SELECT 1")
+        assert a.get("SELECT MAX(v) FROM counted") == str(first.insert_id).encode()
+
+        assert a.query("SELECT nosuch").code == 1054
+        assert b.ok("SHOW WARNINGS").rows == []
+        assert b.ok("SELECT CAST('x' AS SIGNED)").warnings == 1
+        assert [row[1] for row in a.ok("SHOW WARNINGS").rows] == [b"1054"]
+        assert a.get("SHOW COUNT(*) ERRORS") == b"1"
+        assert [row[1] for row in b.ok("SHOW WARNINGS").rows] == [b"1292"]
+
+        assert a.ok("UPDATE counted SET v = -1").affected > 1
+        assert b.ok("UPDATE counted SET v = -2 LIMIT 1").affected == 1
+        assert int(a.get("SELECT ROW_COUNT()") or 0) > 1
+        assert b.get("SELECT ROW_COUNT()") == b"1"
+        assert len(a.ok("SELECT 1 UNION SELECT 2").rows) == 2
+        b.ok("SELECT 1")
+        assert a.get("SELECT FOUND_ROWS()") == b"2"
+        a.ok("SELECT SQL_CALC_FOUND_ROWS 1 FROM counted LIMIT 1")
+        b.ok("SELECT 1")
+        assert int(a.get("SELECT FOUND_ROWS()") or 0) > 3
+        a.quit()
+        b.quit()
+    everything_is_back(proxy)
+
+
+def test_reset_connection_ends_everything_at_once(world: Server, shared_proxy: Shared) -> None:
+    proxy = shared_proxy(world, max_connections=1)
+    with connect(proxy) as a, connect(proxy) as b:
+        for statement in (
+            "SET @x = 1, SESSION sql_mode = 'ANSI', SESSION time_zone = '+03:00'",
+            "SELECT GET_LOCK('held', 0)",
+            "CREATE TEMPORARY TABLE tmp SELECT 1 AS i",
+            "SET autocommit = 0",
+            "UPDATE t SET v = 50 WHERE id = 1",
+        ):
+            a.ok(statement)
+        old = a.prepare("SELECT 1")
+        b.send_query("SELECT v FROM t WHERE id = 1")
+        waits(proxy)
+        assert a.reset().error is None
+        assert b.answer().value == b"1"
+        assert b.get("SELECT IS_FREE_LOCK('held')") == b"1"
+        assert a.execute(old).code == 1243
+        assert a.ok("SELECT @x, @@autocommit, DATABASE()").rows == [[None, b"1", DATABASE.encode()]]
+        assert a.query("SELECT * FROM tmp").code == 1146
+        ask = "SELECT @@sql_mode, @@time_zone"
+        assert a.ok(ask).rows == b.ok(ask).rows
+        a.quit()
+        b.quit()
+    everything_is_back(proxy)
+
+
+@pytest.mark.parametrize("deprecate_eof", [True, False])
+def test_prepared_statements_move_with_their_types(world: Server, shared_proxy: Shared, deprecate_eof: bool) -> None:
+    proxy = shared_proxy(world, max_connections=1)
+    with connect(proxy, deprecate_eof=deprecate_eof) as a, connect(proxy) as b:
+        mine = a.prepare("SELECT ? + 1, ?")
+        assert a.execute(mine, 1, "one").rows == [[2, b"one"]]
+        theirs = b.prepare("SELECT ? + 1, ?")
+        assert b.execute(theirs, "x", 5).error is None  # on the same backend, bound to other types
+        for i in range(5):
+            assert a.execute(mine, i, "i", types=False).rows == [[i + 1, b"i"]]
+            b.ok("SET sql_mode = ''" if i % 2 else "SET sql_mode = 'ANSI_QUOTES'")
+            other = b.prepare('SELECT "v" FROM t LIMIT 1')
+            assert b.execute(other).rows == [[1 if i % 2 == 0 else b"v"]]
+            b.close_statement(other)
+        b.reset()  # takes the backend's statements with it
+        assert a.execute(mine, 9, "nine", types=False).rows == [[10, b"nine"]]
+        a.close_statement(mine)
+        assert a.execute(mine, 1, "1").code == 1243
+        fresh = a.prepare("SELECT ?")
+        assert a.execute(fresh, "z", types=False).code == 1210 or world.flavour == "mariadb"
+        a.quit()
+        b.quit()
+    everything_is_back(proxy)
+
+
+@pytest.mark.parametrize("deprecate_eof", [True, False])
+def test_long_data_and_cursors_pin_until_they_are_over(
+    world: Server, shared_proxy: Shared, deprecate_eof: bool
+) -> None:
+    proxy = shared_proxy(world, max_connections=1)
+    with connect(proxy, deprecate_eof=deprecate_eof) as a, connect(proxy) as b:
+        length = a.prepare("SELECT LENGTH(?)")
+        for round_ in range(2):
+            a.long_data(length, 0, b"x" * 1000)
+            proxy.wait_for_metric('mybouncer_pinned_sessions{reason="long_data"}', 1)
+            b.send_query("SELECT 7")
+            waits(proxy)
+            a.long_data(length, 0, b"y" * (500 + round_))
+            a.send(execute_long_payload(length))
+            a.expect_answer()
+            assert a.results(binary=True)[-1].rows == [[1500 + round_]]
+            assert b.answer().value == b"7"
+            assert proxy.metrics()['mybouncer_pinned_sessions{reason="long_data"}'] == 0
+        a.long_data(length, 0, b"forgotten")
+        b.send_query("SELECT 8")
+        waits(proxy)
+        assert a.reset_statement(length).error is None
+        assert b.answer().value == b"8"
+        assert a.execute(length, "abc").rows == [[3]]
+
+        numbers = a.prepare("SELECT id FROM t ORDER BY id")
+        opened = a.execute(numbers, cursor=READ_ONLY_CURSOR)
+        assert opened.error is None
+        assert opened.status & 0x40
+        assert opened.rows == []
+        assert proxy.metrics()['mybouncer_pinned_sessions{reason="cursor"}'] == 1
+        b.send_query("SELECT 9")
+        waits(proxy)
+        one = a.fetch(numbers, 1, opened.columns)
+        assert one.rows == [[1]]
+        assert a.get("SELECT 5") == b"5"
+        rest = a.fetch(numbers, 10, opened.columns)
+        assert rest.rows == [[2]]
+        assert rest.status & 0x80
+        assert b.answer().value == b"9"
+        assert proxy.metrics()['mybouncer_pinned_sessions{reason="cursor"}'] == 0
+        a.execute(numbers, cursor=READ_ONLY_CURSOR)
+        b.send_query("SELECT 10")
+        waits(proxy)
+        a.close_statement(numbers)
+        assert b.answer().value == b"10"
+        a.quit()
+        b.quit()
+    everything_is_back(proxy)
+
+
+def test_commands_sent_ahead_are_answered_in_order(world: Server, shared_proxy: Shared) -> None:
+    proxy = shared_proxy(world, max_connections=1)
+    with connect(proxy) as a, connect(proxy) as b:
+        for client in (a, b):
+            client.pipeline(
+                b"\x03SELECT 1",
+                b"\x03SELECT nosuch",
+                b"\x0e",
+                b"\x03BEGIN",
+                b"\x03SELECT 2",
+                b"\x03COMMIT",
+                b"\x03DO 1",
+            )
+        for client in (a, b):
+            codes = []
+            for _ in range(7):
+                client.expect_answer()
+                codes.append(client.results()[-1].code)
+            assert codes == [0, 1054, 0, 0, 0, 0, 0]
+        statement = a.prepare("SELECT ?")
+        a.pipeline(
+            execute_payload(statement, (1,)), execute_payload(statement, (2,)), b"\x19" + b"\xff\0\0\0", b"\x03SELECT 3"
+        )
+        for expected in ([[1]], [[2]]):
+            a.expect_answer()
+            assert a.results(binary=True)[-1].rows == expected
+        assert a.answer().value == b"3"
+        a.quit()
+        b.quit()
+    everything_is_back(proxy)
+
+
+def test_many_sessions_each_with_its_own_settings_share_two_backends(world: Server, shared_proxy: Shared) -> None:
+    proxy = shared_proxy(world, max_connections=2)
+    clients = [connect(proxy, deprecate_eof=i % 2 == 0, session_track=i % 3 > 0) for i in range(12)]
+    wanted = [f"+{i:02}:30" for i in range(12)]
+    for client, zone in zip(clients, wanted, strict=True):
+        client.ok(f"SET time_zone = '{zone}', @@session.group_concat_max_len = {1000 + int(zone[1:3])}")
+    for _ in range(4):
+        for client in clients:
+            client.send_query("SELECT @@time_zone, @@group_concat_max_len")
+        for client, zone in zip(clients, wanted, strict=True):
+            assert client.answer().rows == [[zone.encode(), str(1000 + int(zone[1:3])).encode()]]
+    for client in clients:
+        client.quit()
+    everything_is_back(proxy, 2)
