@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ def resident_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise BenchError(f"process {pid} has ended")
+
+
+def metrics(middle: Middle) -> dict[str, float]:
+    """The pooler's metrics, by their names as written there."""
+    with _http(f"http://127.0.0.1:{middle.http_port}/metrics") as answer:
+        lines = [line for line in answer.read().decode().splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
 def raise_descriptor_limit(wanted: int) -> int:
@@ -194,15 +202,19 @@ def _wait_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> N
 
 
 def _wait_ready(process: subprocess.Popen[bytes], http_port: int, log: Path) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
     def ready() -> bool:
         _alive(process, log)
         with (
             contextlib.suppress(urllib.error.URLError, ConnectionError),
-            opener.open(f"http://127.0.0.1:{http_port}/readyz", timeout=5) as answer,
+            _http(f"http://127.0.0.1:{http_port}/readyz") as answer,
         ):
             return bool(answer.status == 200)
         return False
 
     wait_until(ready, _START, "the pooler is ready")
+
+
+def _http(url: str) -> HTTPResponse:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    answer: HTTPResponse = opener.open(url, timeout=10)
+    return answer

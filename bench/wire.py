@@ -1,7 +1,7 @@
 """A client that costs next to nothing, so that thousands of them fit into one process; run as a process of its own.
 
-    python -m bench.wire crowd PORT CLIENTS STATEMENT REPEAT
-    python -m bench.wire idle PORT CLIENTS
+    python -m bench.wire crowd PORT USER CLIENTS STATEMENT REPEAT
+    python -m bench.wire idle PORT USER CLIENTS
 
 It logs everybody in, says `{"ready": …}`, waits for a line on its standard input, does its work, says what came of it
 as one line of JSON, and goes away at the end of its standard input.
@@ -18,7 +18,7 @@ from typing import Any
 
 import uvloop
 
-from bench.processes import PASSWORD, USER, raise_descriptor_limit
+from bench.processes import raise_descriptor_limit
 from proxy.address import Address
 from proxy.relay.connect import Refused, connect
 from proxy.wire import constants as c
@@ -70,13 +70,13 @@ class Client(asyncio.Protocol):
             answered.set_result(what)
 
 
-async def log_in(port: int, count: int) -> list[Client]:
+async def log_in(port: int, user: str, count: int) -> list[Client]:
     """Log `count` clients in; raises what the first failure says."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def one() -> Client:
         async with gate:
-            login = await connect(Address("127.0.0.1", port), USER.encode(), PASSWORD.encode(), 0, _UTF8MB4, [])
+            login = await connect(Address("127.0.0.1", port), user.encode(), f"{user}-secret".encode(), 0, _UTF8MB4, [])
         client = Client(login.transport)
         login.transport.set_protocol(client)
         return client
@@ -85,7 +85,7 @@ async def log_in(port: int, count: int) -> list[Client]:
     return [first, *await asyncio.gather(*(one() for _ in range(count - 1)))]
 
 
-async def crowd(port: int, count: int, statement: str, repeat: int) -> None:
+async def crowd(port: int, user: str, count: int, statement: str, repeat: int) -> None:
     """Everybody executes the statement `repeat` times, all at once."""
     command = frame(bytes((c.COM_QUERY,)) + statement.encode())
     errors: Counter[str] = Counter()
@@ -99,7 +99,7 @@ async def crowd(port: int, count: int, statement: str, repeat: int) -> None:
             if error:
                 errors[error] += 1
 
-    clients = await log_in(port, count)
+    clients = await log_in(port, user, count)
     _say(ready=len(clients))
     await _line()
     began = time.monotonic()
@@ -108,14 +108,19 @@ async def crowd(port: int, count: int, statement: str, repeat: int) -> None:
     await _line()
 
 
-async def idle(port: int, count: int) -> None:
-    """Everybody logs in and does nothing; one does so before the first line, so that what is needed once is there."""
-    first = await log_in(port, 1)
+async def idle(port: int, user: str, count: int) -> None:
+    """Everybody logs in; later each executes one statement. One has done both before: what is needed once is there."""
+    command = frame(bytes((c.COM_QUERY,)) + b"SELECT 1")
+    first = await log_in(port, user, 1)
+    await first[0].execute(command)
     _say(ready=1)
     await _line()
     began = time.monotonic()
-    others = await log_in(port, count)
-    _say(seconds=time.monotonic() - began, clients=len(first) + len(others))
+    others = await log_in(port, user, count)
+    _say(seconds=time.monotonic() - began, clients=len(others))
+    await _line()
+    failed = [error for error in await asyncio.gather(*(client.execute(command) for client in others)) if error]
+    _say(statements=len(others), errors=len(failed))
     await _line()
 
 
@@ -129,9 +134,9 @@ def _say(**values: Any) -> None:
 
 def main(name: str, *arguments: str) -> int:
     """The process's entry."""
-    port, count = int(arguments[0]), int(arguments[1])
+    port, user, count = int(arguments[0]), arguments[1], int(arguments[2])
     raise_descriptor_limit(count + 100)
-    work = idle(port, count) if name == "idle" else crowd(port, count, arguments[2], int(arguments[3]))
+    work = idle(port, user, count) if name == "idle" else crowd(port, user, count, arguments[3], int(arguments[4]))
     try:
         uvloop.run(work)
     except (Refused, OSError) as error:

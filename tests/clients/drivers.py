@@ -40,6 +40,8 @@ class Driver:
     settle: Callable[[Connection], object] = lambda connection: None
     multi: dict[str, Any] = field(default_factory=dict)
     local_infile: dict[str, Any] = field(default_factory=dict)
+    no_local_infile: dict[str, Any] = field(default_factory=dict)
+    ends_missing_files: bool = True
 
 
 def _args(error: Exception) -> tuple[Any, Any]:
@@ -175,6 +177,7 @@ DRIVERS = {
             _all_results,
             multi={"client_flag": MySQLdb.constants.CLIENT.MULTI_STATEMENTS},
             local_infile={"local_infile": 1},
+            no_local_infile={"local_infile": 0},  # without it, libmariadb offers files
         ),
         Driver(
             "connector",
@@ -187,6 +190,7 @@ DRIVERS = {
             _all_results,
             settle=_connector_settle,
             local_infile={"allow_local_infile": True},
+            ends_missing_files=False,  # it raises, and leaves the server waiting for the file
         ),
     )
 }

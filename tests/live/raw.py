@@ -124,7 +124,7 @@ class Raw:
         self,
         target: Target,
         user: str = "app",
-        password: str = "app-secret",  # noqa: S107
+        password: str = "app-secret",
         database: str | None = None,
         *,
         deprecate_eof: bool = True,
@@ -184,7 +184,7 @@ class Raw:
                 self._reply(b"\x02")
                 key = load_pem_public_key(self.read_packet()[1:])
                 assert isinstance(key, rsa.RSAPublicKey)
-                oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303
+                oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
                 self._reply(key.encrypt(auth.xor_nonce(password + b"\0", nonce), oaep))
             else:
                 assert packet == b"\x01\x03", packet
@@ -430,7 +430,7 @@ class Raw:
                 self._reply(b"\x02")
                 key = load_pem_public_key(self.read_packet()[1:])
                 assert isinstance(key, rsa.RSAPublicKey)
-                oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303
+                oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
                 self._reply(key.encrypt(auth.xor_nonce(password.encode() + b"\0", nonce), oaep))
 
     def pipeline(self, *payloads: bytes) -> None:

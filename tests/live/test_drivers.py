@@ -267,7 +267,7 @@ def test_a_cursor_that_is_read_slowly_does_not_hold_the_connection(
     cursor.execute("SELECT id FROM drivers_rows ORDER BY id")
     assert tuple(cursor.fetchone()) == (1,)
     assert _value(other, "SELECT COUNT(*) FROM drivers_rows") == 600
-    assert [tuple(row)[0] for row in cursor.fetchall()] == list(range(2, 601))
+    assert [tuple(row) for row in cursor.fetchall()] == [(i,) for i in range(2, 601)]
     cursor.close()
     assert _value(slow, "SELECT 7") == 7
 
@@ -286,9 +286,13 @@ def connectors(narrow: Proxy) -> Iterator[tuple[Connection, Connection]]:
 
 
 def test_prepared_statements_give_all_types(server: Server, wide: Proxy) -> None:
+    columns = server.execute("SHOW COLUMNS FROM test.drivers_types")
+    wanted = ", ".join(name for name, *_ in columns if name != "yr")
+
     def observe(connection: Connection) -> Any:
         with contextlib.closing(connection.cursor(prepared=True)) as cursor:
-            cursor.execute("SELECT * FROM drivers_types WHERE id >= %s ORDER BY id", (1,))
+            # without YEAR, which the driver cannot read
+            cursor.execute(f"SELECT {wanted} FROM drivers_types WHERE id >= %s ORDER BY id", (1,))
             rows = [tuple(row) for row in cursor.fetchall()]
             cursor.execute("SELECT %s, %s, %s, %s", (None, 1.5, "ü", b"\x00\xff"))
             return rows, [tuple(row) for row in cursor.fetchall()]
@@ -381,12 +385,15 @@ def test_a_local_file_is_loaded(driver: Driver, server: Server, wide: Proxy, tab
         outcome = _attempt(driver, lambda: _query(connection, statement))
         return outcome, _attempt(driver, lambda: _value(connection, "SELECT 1"))
 
-    _same_as_directly(driver, server, wide, missing, **driver.local_infile)
+    if driver.ends_missing_files:
+        _same_as_directly(driver, server, wide, missing, **driver.local_infile)
     statement = f"LOAD DATA LOCAL INFILE '{file}' INTO TABLE {table} (id, v)"
-    refused = _same_as_directly(
-        driver, server, wide, lambda connection: _attempt(driver, lambda: _query(connection, statement))
-    )
-    assert isinstance(refused[0], int), "a client that did not offer files was asked for one"
+
+    def refused(connection: Connection) -> Any:
+        return _attempt(driver, lambda: _query(connection, statement)), _value(connection, "SELECT 1")
+
+    (code, _), _ = _same_as_directly(driver, server, wide, refused, **driver.no_local_infile)
+    assert code in (1148, 3948, 4166, 2068, 2061), code
     assert server.execute(f"SELECT COUNT(*) FROM test.{table}") == [(30_000,)]
 
 
@@ -394,7 +401,8 @@ def test_the_command_line_loads_a_local_file_too(server: Server, wide: Proxy, ta
     file = tmp_path / "rows.txt"
     file.write_text("".join(f"{i}\tv{i}\n" for i in range(1, 1001)))
     for flavour in ("mariadb", "mysql"):
-        script = f"TRUNCATE {table}; LOAD DATA LOCAL INFILE '{file}' INTO TABLE {table} (id, v); SELECT MAX(id) FROM {table};"
+        script = f"TRUNCATE {table}; LOAD DATA LOCAL INFILE '{file}' INTO TABLE {table} (id, v); "
+        script += f"SELECT MAX(id) FROM {table};"
         done = run_cli(flavour, _through(wide), Account(), script, "--local-infile=1")
         assert (done.stdout, done.stderr) == ("1000\n", "")
         done = run_cli(flavour, _through(wide), Account(), script, "--local-infile=0")
