@@ -54,8 +54,8 @@ def _compare(options: argparse.Namespace) -> None:
         modes=options.mode or (("text",) if quick else tuple(MODES)),
         clients=options.clients or ((64,) if quick else (8, 64, 256)),
         targets=options.through or TARGETS,
-        seconds=options.seconds or (3 if quick else 6),
-        rounds=options.rounds or (2 if quick else 3),
+        seconds=options.seconds or (1 if quick else 4),
+        rounds=options.rounds or (6 if quick else 3),
         quick=quick,
     )
     _finish(report, write=not quick and not options.through)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pymysql
 
 from bench.processes import PASSWORD, SCHEMA, USER, BenchError, Middle, cpu_seconds, haproxy, mybouncer, server
-from bench.report import Report, console, first_line, machine, ratio
+from bench.report import Report, console, first_line, machine, quiet
 from tests.servers import Server
 
 BACKENDS = 8
@@ -53,6 +53,7 @@ def compare(
     quick: bool = False,
 ) -> Report:
     """Measure and return the table; nothing is written."""
+    others = quiet()
     runs: dict[Key, list[Run]] = defaultdict(list)
     with points(flavour) as backend, contextlib.ExitStack() as stack:
         middles = list(start(targets, backend, stack))
@@ -64,10 +65,9 @@ def compare(
                         with console.status(f"round {number + 1} of {rounds}: {mode}, {count} clients, {middle.name}"):
                             runs[mode, count, middle.name].append(sysbench(middle, mode, count, seconds))
         version = backend.version
-    results = {key: _median(several) for key, several in runs.items()}
-    report = _report(flavour, version, results, seconds, rounds)
+    report = _report(flavour, version, others, runs, seconds, rounds)
     if quick:
-        report.notes += _against_last_time(flavour, results)
+        report.notes += _against_last_time(flavour, runs)
     return report
 
 
@@ -77,7 +77,7 @@ def points(flavour: str) -> Iterator[Server]:
     if shutil.which("sysbench") is None:
         raise BenchError("there is no sysbench on this machine; `make bench` installs it")
     with server(flavour, 600) as backend:
-        _prime(backend.port)
+        prime(backend.port)
         _sysbench(Middle("direct", backend.port), "prepare")
         yield backend
 
@@ -90,7 +90,7 @@ def start(targets: Iterable[str], backend: Server, stack: contextlib.ExitStack) 
             continue
         one = haproxy(backend.port) if target == "HAProxy" else mybouncer(backend.url, BACKENDS)
         middle = stack.enter_context(one)
-        _prime(middle.port)
+        prime(middle.port)
         yield middle
 
 
@@ -133,8 +133,8 @@ def _sysbench(middle: Middle, *arguments: str) -> str:
     return done.stdout
 
 
-def _prime(port: int) -> None:
-    # MySQL 9 wants one complete login per account before it accepts a scramble; the run shall not contain it.
+def prime(port: int) -> None:
+    """Log in once: MySQL wants one complete login per account, and a run shall not contain it."""
     pymysql.connect(host="127.0.0.1", port=port, user=USER, password=PASSWORD, database=SCHEMA).close()
 
 
@@ -153,47 +153,59 @@ def _median(runs: list[Run]) -> Run:
     )
 
 
-def _report(flavour: str, version: str, results: dict[Key, Run], seconds: int, rounds: int) -> Report:
+def _times(runs: list[Run], base: list[Run], what: str) -> float:
+    """How many times the base: the median of the rounds' ratios, since rounds differ more than what is compared."""
+    pairs = [(getattr(run, what), getattr(other, what)) for run, other in zip(runs, base, strict=True)]
+    return statistics.median(value / other for value, other in pairs) if all(other for _, other in pairs) else 0.0
+
+
+def _report(
+    flavour: str, version: str, others: str, results: dict[Key, list[Run]], seconds: int, rounds: int
+) -> Report:
     report = Report(
         f"compare-{flavour}",
         f"Point selects on {flavour}, {BACKENDS} backends",
         ("mode, clients", "through", "stmt/s", "p99 ms", "of direct", "CPU µs", "of HAProxy"),
     )
-    for (mode, clients, target), run in results.items():
+    for (mode, clients, target), runs in results.items():
         direct, relay = results.get((mode, clients, "direct")), results.get((mode, clients, "HAProxy"))
+        run = _median(runs)
         report.rows.append(
             (
                 f"{mode}, {clients}",
                 target,
                 f"{run.per_second:,.0f}",
                 f"{run.p99_ms:.2f}",
-                ratio(run.p99_ms, direct.p99_ms) if direct else "–",
+                f"{_times(runs, direct, 'p99_ms'):.2f}×" if direct else "–",
                 f"{run.cpu_us:.1f}" if run.cpu_us else "–",
-                ratio(run.cpu_us, relay.cpu_us) if relay and run.cpu_us else "–",
+                f"{_times(runs, relay, 'cpu_us'):.2f}×" if relay and run.cpu_us else "–",
             )
         )
     report.notes.append(
         f"Median of {rounds} round{'s' if rounds != 1 else ''} of {seconds} s each, interleaved. "
-        "CPU is user + system time of the process in the middle, per statement."
+        "CPU is user + system time of the process in the middle, per statement; ratios are medians of the rounds'."
     )
     report.machine = machine(
-        f"{flavour} {version}", first_line("haproxy", "-v").partition(" - ")[0], first_line("sysbench", "--version")
+        f"{flavour} {version}",
+        others,
+        first_line("haproxy", "-v").partition(" - ")[0],
+        first_line("sysbench", "--version"),
     )
     return report
 
 
-def _against_last_time(flavour: str, results: dict[Key, Run]) -> list[str]:
+def _against_last_time(flavour: str, results: dict[Key, list[Run]]) -> list[str]:
     """What has changed since the last quick run, from the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mybouncer" / "bench-quick.json"
     known: dict[str, list[float]] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(cache.read_text())
     notes = []
-    for (mode, clients, target), run in results.items():
+    for (mode, clients, target), runs in results.items():
         if target != "mybouncer":
             continue
-        relay = results.get((mode, clients, "HAProxy"))
-        now = [run.cpu_us, run.cpu_us / relay.cpu_us if relay else 0.0, run.per_second, run.p99_ms]
+        run, relay = _median(runs), results.get((mode, clients, "HAProxy"))
+        now = [run.cpu_us, _times(runs, relay, "cpu_us") if relay else 0.0, run.per_second, run.p99_ms]
         name = f"{flavour} {mode} {clients}"
         last = known.get(name)
         if last:

@@ -14,13 +14,14 @@ from bench.processes import (
     resident_bytes,
     server,
 )
-from bench.report import Report, console, machine
+from bench.report import Report, console, machine, quiet
 
 WANTED = 8192
 
 
 def idle(flavour: str, count: int) -> Report:
     """Measure and return the table."""
+    others = quiet()
     raise_descriptor_limit(count + 200)
     with (
         server(flavour, 100) as backend,
@@ -56,7 +57,7 @@ def idle(flavour: str, count: int) -> Report:
             ("logins per second", f"{count / said['seconds']:,.0f}"),
         ],
         notes=["The memory that the kernel needs for a socket is not in it."],
-        machine=machine(f"{flavour} {version}"),
+        machine=machine(f"{flavour} {version}", others),
     )
 
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from pathlib import Path
@@ -103,10 +103,10 @@ def haproxy(backend_port: int) -> Iterator[Middle]:
 
 
 @contextlib.contextmanager
-def mybouncer(url: str, cap: int, **settings: str) -> Iterator[Middle]:
-    """The pooler, as people start it. Settings are `section__key="value"`."""
+def mybouncer(url: str, cap: int, *, python: Sequence[str] = (), **settings: str) -> Iterator[Middle]:
+    """The pooler, as people start it; with options for `python`. Settings are `section__key="value"`."""
     port, http_port = free_port(), free_port()
-    argv = [sys.executable, "-m", "proxy", "serve", "--backend", url, "--listen", f"127.0.0.1:{port}"]
+    argv = [sys.executable, *python, "-m", "proxy", "serve", "--backend", url, "--listen", f"127.0.0.1:{port}"]
     argv += ["--http", f"127.0.0.1:{http_port}", "--max-connections", str(cap)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MYBOUNCER_")}
     environment |= {f"MYBOUNCER_{key.upper()}": value for key, value in settings.items()}

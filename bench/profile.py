@@ -1,11 +1,15 @@
-"""Where the pooler's time goes under point selects, as py-spy sees it: by function and by line, in its own frames.
+"""Where the pooler's time goes under point selects: what py-spy sees, and what is called how often per statement.
 
-Time in the kernel and in uvloop shows at the Python line that called it, and at `run` for the loop itself.
+py-spy's shares are of the time in which the process wanted a processor. On a machine that the clients share, a `write`
+that wakes a client is often where the pooler loses its processor to it, and seems long for that reason: compare lines
+of Python with each other, and take what a statement costs from `compare`. cProfile's counts of calls are exact; its
+times are inflated, those of small functions most.
 """
 
 from __future__ import annotations
 
 import contextlib
+import pstats
 import re
 import shutil
 import subprocess
@@ -14,54 +18,79 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from bench.compare import points, start, sysbench
-from bench.processes import BenchError
+from bench.compare import BACKENDS, points, prime, sysbench
+from bench.processes import BenchError, mybouncer
 from bench.report import Report, console
+from tests.servers import Server
 
 _RATE = 500  # samples per second
 _TOP = 25
 
 
 def profile(flavour: str, mode: str, clients: int, seconds: int) -> None:
-    """Run sysbench through the pooler with py-spy at it, and print two tables."""
+    """Run sysbench through the pooler with py-spy at it, then with cProfile in it, and print tables."""
+    with points(flavour) as backend:
+        _sampled(backend, mode, clients, seconds)
+        _counted(backend, mode, clients, seconds)
+
+
+def _sampled(backend: Server, mode: str, clients: int, seconds: int) -> None:
     spy = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
     if spy is None:
-        raise BenchError("there is no py-spy here: pip install py-spy")
+        console.print("There is no py-spy here (pip install py-spy); without it there are only the counts.")
+        return
     with (
-        points(flavour) as backend,
-        contextlib.ExitStack() as stack,
-        tempfile.NamedTemporaryFile("r", prefix="mybouncer-bench-") as stacks,
+        tempfile.TemporaryDirectory(prefix="mybouncer-bench-") as directory,
+        mybouncer(backend.url, BACKENDS) as middle,
     ):
-        (middle,) = start(["mybouncer"], backend, stack)
+        prime(middle.port)
+        stacks = Path(directory) / "stacks"
         argv = [spy, "record", "--pid", str(middle.pid), "--rate", str(_RATE), "--duration", str(seconds)]
-        argv += ["--nonblocking", "--format", "raw", "--output", stacks.name]
+        argv += ["--nonblocking", "--format", "raw", "--output", str(stacks)]
         with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as recording:
             run = sysbench(middle, mode, clients, seconds)
             _, complaint = recording.communicate()
         if recording.returncode:
             raise BenchError(f"py-spy failed: {complaint.strip()[-500:]}")
-        lines = stacks.read().splitlines()
+        lines = stacks.read_text().splitlines()
     per_line: Counter[str] = Counter()
     own: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for line in lines:
         frames, _, number = line.rpartition(" ")
-        names = frames.split(";")
+        names = [name or "(outside Python)" for name in frames.split(";")]
         per_line[names[-1]] += int(number)
         functions = [re.sub(r":\d+\)$", ")", name) for name in names]
         own[functions[-1]] += int(number)
         for function in set(functions):
             total[function] += int(number)
-    samples = sum(own.values())
+    samples = own.total()
+    title = f"py-spy, {mode}, {clients} clients: {run.cpu_us:.1f} µs CPU per statement, {samples} samples"
+    by_function = Report("", title, ("function", "own", "with callees"))
+    for name, count in own.most_common(_TOP):
+        by_function.rows.append((name, f"{count / samples:.1%}", f"{total[name] / samples:.1%}"))
+    by_line = Report("", "by line", ("line", "own"))
+    by_line.rows = [(name, f"{count / samples:.1%}") for name, count in per_line.most_common(_TOP)]
+    by_function.show()
+    by_line.show()
 
-    def cost(number: int) -> tuple[str, str]:
-        return f"{number / samples:.1%}", f"{number / samples * run.cpu_us:.1f}"
 
-    title = f"{flavour}, {mode}, {clients} clients: {run.cpu_us:.1f} µs CPU per statement"
-    by_function = Report("", title, ("function", "own", "µs", "with callees", "µs"))
-    by_function.rows = [(name, *cost(number), *cost(total[name])) for name, number in own.most_common(_TOP)]
-    by_line = Report("", "by line", ("line", "own", "µs"))
-    by_line.rows = [(name, *cost(number)) for name, number in per_line.most_common(_TOP)]
-    for report in (by_function, by_line):
-        report.show()
-    console.print(f"{samples} samples")
+def _counted(backend: Server, mode: str, clients: int, seconds: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="mybouncer-bench-") as directory:
+        output = Path(directory) / "profile"
+        with contextlib.ExitStack() as stack:
+            middle = stack.enter_context(mybouncer(backend.url, BACKENDS, python=("-m", "cProfile", "-o", str(output))))
+            prime(middle.port)
+            run = sysbench(middle, mode, clients, seconds)
+        seen: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = vars(pstats.Stats(str(output)))[
+            "stats"
+        ]
+    statements = run.per_second * seconds
+    calls = sum(entry[1] for entry in seen.values()) / statements
+    report = Report("", f"cProfile, {mode}: {calls:.0f} calls per statement", ("function", "calls", "own µs"))
+    # What runs at the start and at the end is none of a statement's business.
+    often = {where: entry for where, entry in seen.items() if entry[1] > 0.5 * statements}
+    for (path, at, name), (_, count, own, *_) in sorted(often.items(), key=lambda item: -item[1][2])[:40]:
+        where = f"{name} ({Path(path).name}:{at})" if at else name[:50]
+        report.rows.append((where, f"{count / statements:.2f}", f"{own / statements * 1e6:.2f}"))
+    report.show()

@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,22 @@ def machine(*programs: str) -> list[str]:
         *programs,
         f"taken on {datetime.datetime.now(datetime.UTC).date().isoformat()}",
     ]
+
+
+def quiet() -> str:
+    """Look at the processors for a second before anything is started: what else do they do?"""
+
+    def now() -> tuple[int, int]:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return ticks[3] + ticks[4], sum(ticks)  # idle and waiting, all
+
+    idle, total = now()
+    time.sleep(1)
+    idle_later, total_later = now()
+    busy = 1 - (idle_later - idle) / max(1, total_later - total)
+    if busy > 0.1:
+        console.print(f"[yellow]Something else uses {busy:.0%} of the processors: expect noise.[/]")
+    return f"other work used {busy:.0%} of the processors before it began"
 
 
 def first_line(*argv: str) -> str:

@@ -215,6 +215,8 @@ class Server:
             f"--datadir={self.datadir}",
             f"--socket={self.socket}",
             f"--pid-file={self.directory / 'pid'}",
+            # A server that starts removes every temporary table it finds in its tmpdir, those of running ones as well.
+            f"--tmpdir={self.directory}",
             f"--port={self.port}",
             *settings,
             *self.extra_args,
@@ -398,6 +400,13 @@ def _initialise(flavour: str, datadir: Path) -> None:
             "--skip-test-db",  # also leaves out the anonymous accounts, which would hide ours from localhost
             "--innodb-log-file-size=16M",
         ]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    done = subprocess.run(
+        argv,
+        env=os.environ | {"TMPDIR": str(datadir.parent)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     if done.returncode != 0:
         raise ServerError(f"{argv[0]} failed:\n{done.stdout.decode(errors='replace')[-6000:]}")

@@ -23,6 +23,8 @@ from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import parse_err, parse_row
 
+from .processes import DemoError
+
 USER, PASSWORD, SCHEMA = "shop", "shop-secret", "shop"
 WATCHER = "watcher"
 QUERY = "SELECT id, customer, note FROM shop.orders WHERE id > ?"
@@ -81,12 +83,15 @@ async def leak(port: int, iterations: int, watch_port: int, tell: Callable[[Outc
     """Run the loop, while somebody counts the account's connections on the server; `tell` hears every iteration."""
     outcome = Outcome()
     done = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_watch(watch_port, outcome, done))
-        for number in range(iterations):
-            await _iterate(port, number, outcome)
-            tell(outcome)
-        done.set()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_watch(watch_port, outcome, done))
+            for number in range(iterations):
+                await _iterate(port, number, outcome)
+                tell(outcome)
+            done.set()
+    except ExceptionGroup as group:
+        raise DemoError(f"the connection that watches MariaDB is lost: {group.exceptions[0]}") from group
     return outcome
 
 

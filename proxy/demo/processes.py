@@ -87,9 +87,11 @@ async def mariadb(programs: Programs, directory: Path, max_connections: int) -> 
     data, log = directory / "data", directory / "mariadb.log"
     # Options that both programs know; the machine's own configuration is none of ours.
     common = ["--no-defaults", f"--datadir={data}", "--innodb-log-file-size=16M", *_as_root()]
+    # A server that starts removes every temporary table it finds in its tmpdir, those of running ones as well.
+    environment = os.environ | {"TMPDIR": str(directory)}
     # --force: also where the machine's own host name does not resolve.
     create = [*common, "--auth-root-authentication-method=normal", "--skip-test-db", "--force"]
-    async with _child([programs.install, *create], log, end_with=signal.SIGKILL) as process:
+    async with _child([programs.install, *create], log, environment=environment, end_with=signal.SIGKILL) as process:
         if await process.wait() != 0:
             raise DemoError(f"mariadb-install-db failed:\n{_end_of(log)}")
     for attempt in range(3):
@@ -104,7 +106,6 @@ async def mariadb(programs: Programs, directory: Path, max_connections: int) -> 
             "--extra-max-connections=2",
             f"--max-connections={max_connections}",
             f"--pid-file={directory / 'pid'}",
-            f"--tmpdir={directory}",
             "--skip-name-resolve",
             "--skip-log-bin",
             "--skip-slave-start",
@@ -113,7 +114,7 @@ async def mariadb(programs: Programs, directory: Path, max_connections: int) -> 
         ]
         log.unlink(missing_ok=True)
         # Its data goes with it: there is nothing that it should write before it ends.
-        async with _child(argv, log, end_with=signal.SIGKILL) as process:
+        async with _child(argv, log, environment=environment, end_with=signal.SIGKILL) as process:
             try:
                 await _until(partial(_answers, path), process, log, "MariaDB")
             except DemoError:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from proxy.session.state import Settings
 
     from .client import Client
+    from .prepared import Prepared
     from .relay import Relay
 
 MAX_STATEMENTS = 200  # prepared statements kept on a backend; the server's limit is 16382 over all connections
@@ -192,6 +193,18 @@ class Backend(asyncio.Protocol):
         self.statements[key] = statement_id
         if old:
             self.close_statement(old)
+
+    def knows(self, statement: Prepared) -> bool:
+        """Whether the statement is prepared here; one that nobody has executed yet becomes the asker's."""
+        key = statement.key
+        if key in self.statements:
+            return True
+        if statement.private or not statement.bound:
+            return False
+        fresh = self.statements.pop(statement.fresh_key, 0)
+        if fresh:
+            self.statements[key] = fresh
+        return bool(fresh)
 
     def close_statement(self, statement_id: int) -> None:
         """COM_STMT_CLOSE: the server sends no answer."""

@@ -99,6 +99,7 @@ class Client(asyncio.Protocol):
         "pool",
         "prepared_verdict",
         "preparing",
+        "program",
         "read_ahead",
         "relay",
         "reply_seq",
@@ -130,7 +131,7 @@ class Client(asyncio.Protocol):
         self.deprecate_eof = bool(capabilities & c.CLIENT_DEPRECATE_EOF)
         self.session_track = bool(capabilities & c.CLIENT_SESSION_TRACK)
         self.status = relay.profile.status & lease.SESSION_FLAGS
-        self.address = ""
+        self.address = self.program = ""
         self.user = pool.account.name
         self.connected_at = self.idle_since = relay.loop.time()
         self.backend: Backend | None = None
@@ -157,7 +158,7 @@ class Client(asyncio.Protocol):
         self.capturing = 0
         self.resume: Backend | None = None
         self.row_count = 0
-        self.found_rows = 0
+        self.found_rows = 1
         self.large: bytearray | None = None
         self.upload: Backend | None = None
         self.file_left = 0
@@ -400,6 +401,8 @@ class Client(asyncio.Protocol):
             return
         if packet[9]:
             statement.cursor = True  # it belongs to this client alone, so its statement must not be shared
+        if not self.relay.profile.mariadb:
+            statement.bind(packet)
         self._run(statement.verdict, QUERY, statement)
 
     def _fetch(self, packet: bytes) -> None:
@@ -493,6 +496,8 @@ class Client(asyncio.Protocol):
         self.settings = self.relay.settings_after_reset(self.initial_settings, self.settings)
         self.insert_id = 0
         self.insert_id_backend = None
+        self.row_count = 0
+        self.found_rows = 1
         self.has_diagnostics = False
         self.diagnostics = None
         self.last = None
@@ -701,9 +706,13 @@ class Client(asyncio.Protocol):
         self.pins &= ~mask
 
     def transaction_characteristics(self, text: bytes) -> None:
-        """The tracker shows a pending SET TRANSACTION, and when it has been consumed (protocol.md C.4)."""
+        """The tracker shows a pending SET TRANSACTION, and when it has been consumed (protocol.md C.4).
+
+        SET autocommit = 1 in a READ ONLY transaction leaves one behind too.
+        """
         if text.startswith(b"SET TRANSACTION"):
-            self.one_shot_transaction = bool(self.pins & pins.NEXT_TRANSACTION)
+            self.add_pins(pins.NEXT_TRANSACTION)
+            self.one_shot_transaction = True
         elif not text and self.one_shot_transaction:
             self.one_shot_transaction = False
             self.drop_pins(pins.NEXT_TRANSACTION)

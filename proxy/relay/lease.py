@@ -142,7 +142,7 @@ def ready(client: Client, backend: Backend) -> None:
         backend.settings is client.settings
         and (backend.last_client is client or not backend.soft)
         and (not needs or _at_hand(client, backend, needs))
-        and (statement is None or statement.key in backend.statements)
+        and (statement is None or backend.knows(statement))
     ):
         send(client, backend)
     else:
@@ -212,7 +212,7 @@ def prepare(client: Client, backend: Backend) -> None:
     captured = _capture_commands(client, backend, commands)
     first_restore = len(commands)
     statement = client.statement
-    missing = statement is not None and statement.key not in backend.statements
+    missing = statement is not None and not backend.knows(statement)
     first_prepare = -1
     if missing and statement is not None:
         _restore(backend, _settings_to_prepare_in(client, statement), commands)
@@ -468,7 +468,7 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
             client.end_private(statement, backend)
     had_transaction = client.status & c.SERVER_STATUS_IN_TRANS
     if reader.status is not None:
-        client.status = reader.status & SESSION_FLAGS
+        _follow_status(client, reader.status)
     if error is not None:
         client.relay.stats.errors[(error.code, "server")] += 1
         if verdict.readback and not verdict.flags & PINS_ON_SUCCESS:
@@ -495,8 +495,6 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         commands.append(b"\x03SELECT " + names)
     if verdict.flags & CALC_FOUND_ROWS and error is None:
         commands.append(_FOUND_ROWS)
-    if had_transaction and not client.status & c.SERVER_STATUS_IN_TRANS:
-        client.relay.stats.transactions += 1
     if not commands:
         settle(client, backend)
         return
@@ -532,7 +530,7 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
         elif command is _FOUND_ROWS:
             client.found_rows = int(answer.values()[0][0] or 0)
         elif command[0] == c.COM_SET_OPTION:
-            client.status = answer.ok.status & SESSION_FLAGS
+            _follow_status(client, answer.ok.status)
         elif command.startswith(b"\x03SELECT @@collation_connection"):
             settings = table.replace(settings, collation=answer.values()[0][0] or settings.collation)
         else:
@@ -546,8 +544,9 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
                 client, backend, tuple(iter_trackers(answer.ok.trackers)), explained=bool(client.verdict.pins)
             )
     _follow_autocommit(client, backend)
-    # Our own SELECT has replaced FOUND_ROWS() and ROW_COUNT(): from now on they are answered from what we know.
-    backend.spoiled = True
+    # Our own SELECT has replaced FOUND_ROWS() and ROW_COUNT(): from now on they are answered from what we know. What
+    # follows an ERR replaces nothing: ROW_COUNT() is -1 anyway, and the diagnostics area stays (protocol.md C.6).
+    backend.spoiled = any(cmd is not _SHOW_WARNINGS and cmd[0] != c.COM_SET_OPTION for cmd in commands)
     settle(client, backend)
 
 
@@ -581,6 +580,12 @@ def apply_changes(
             client.add_pins(pins.UNNAMED_STATE)
     _follow_autocommit(client, backend)
     return flags
+
+
+def _follow_status(client: Client, status: int) -> None:
+    if client.status & c.SERVER_STATUS_IN_TRANS and not status & c.SERVER_STATUS_IN_TRANS:
+        client.relay.stats.transactions += 1
+    client.status = status & SESSION_FLAGS
 
 
 def _follow_autocommit(client: Client, backend: Backend) -> None:

@@ -202,6 +202,7 @@ class _Login:
         transport, rest = self.stream.detach()
         client = Client(relay, transport, self.greeting.thread_id, pool, settings, response.capabilities)
         client.address = self.address
+        client.program = _program(response.attributes)
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         transport.set_protocol(client)
         relay.client_ready(client)
@@ -246,6 +247,17 @@ class _Login:
             return _without_nul(auth.xor_nonce(key.private.decrypt(secret, oaep), self.nonce))
         except ValueError as exc:
             raise ProtocolError("the encrypted password cannot be decrypted") from exc
+
+
+def _program(attributes: dict[bytes, bytes]) -> str:
+    """Who a client says it is: "`api` pid 4242"."""
+    name = attributes.get(b"program_name") or attributes.get(b"_client_name") or b""
+    pid = attributes.get(b"_pid", b"")
+    words = [
+        f"`{name[:60].decode('utf-8', 'replace')}`" if name else "",
+        f"pid {pid[:20].decode()}" if pid.isdigit() else "",
+    ]
+    return " ".join(word for word in words if word)
 
 
 def _without_nul(password: bytes) -> bytes:

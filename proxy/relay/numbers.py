@@ -29,6 +29,24 @@ def describe_leases(backends: Collection[Backend]) -> str:
     return f"{in_transaction} idle in transaction, {pinned} pinned, {running} running"
 
 
+def describe_stall(backends: Collection[Backend], now: float) -> str:
+    """Why nobody gets a connection, in numbers and names: what to look for at 4 a.m."""
+    leased = [backend for backend in backends if backend.client is not None]
+    reasons = sorted({name for b in leased if b.client is not None for name in pins.names(b.client.pins)})
+    text = f"{len(leased)} leased: {describe_leases(backends)}"
+    if reasons:
+        text += f"; pins: {', '.join(reasons)}"
+    oldest = min(leased, key=lambda backend: backend.leased_since, default=None)
+    if oldest is None or oldest.client is None:
+        return text
+    client = oldest.client
+    who = f"{client.address} {client.program}".strip()
+    text += f"; oldest {now - oldest.leased_since:.0f} s by {client.user} from {who}"
+    if any(not b.client.busy and b.client.status & c.SERVER_STATUS_IN_TRANS for b in leased if b.client is not None):
+        text += "; nested transactions, or connections that were never closed?"
+    return text
+
+
 def client_states(clients: Collection[Client]) -> dict[str, int]:
     """How many clients are in each state."""
     states = dict.fromkeys(("idle", "waiting", "leased", "transaction", "pinned"), 0)

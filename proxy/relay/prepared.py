@@ -2,7 +2,7 @@
 
 Statement ids are per connection (protocol.md B.4), so a client sees ids of its own, and a statement is prepared
 again on a backend that does not have it. A backend finds one under `key`: the text together with the settings it was
-prepared in (schema, sql_mode and charset belong to the statement), or, while a cursor or long data makes it
+prepared in (schema, sql_mode and charset belong to the statement) and the types it was bound to, or, while a cursor or long data makes it
 unshareable, the `Prepared` itself.
 """
 
@@ -24,7 +24,7 @@ LAST_PREPARED = 0xFFFFFFFF  # MariaDB: "the statement prepared last"
 class Prepared:
     """One prepared statement of one client."""
 
-    __slots__ = ("cursor", "failure", "long_data", "n_params", "settings", "text", "types", "verdict", "virtual_id")
+    __slots__ = ("bound", "cursor", "failure", "long_data", "n_params", "settings", "text", "types", "verdict", "virtual_id")
 
     def __init__(self, virtual_id: int, text: bytes, settings: Settings, verdict: Verdict, n_params: int) -> None:
         self.virtual_id = virtual_id
@@ -33,6 +33,7 @@ class Prepared:
         self.verdict = verdict
         self.n_params = n_params
         self.types = b""
+        self.bound = b""  # on MySQL: the types that count for sharing
         self.cursor = self.long_data = False
         self.failure: Err | None = None  # of long data, which has no answer: the execution's answer
 
@@ -44,7 +45,31 @@ class Prepared:
     @property
     def key(self) -> object:
         """What a backend knows this statement by."""
-        return self if self.private else (self.text, self.settings)
+        return self if self.private else (self.text, self.settings, self.bound)
+
+    @property
+    def fresh_key(self) -> object:
+        """The same for one that nobody has executed yet."""
+        return self.text, self.settings, b""
+
+    def bind(self, packet: bytes) -> None:
+        """Take the types of a COM_STMT_EXECUTE into the key.
+
+        MySQL converts parameters to the types of earlier executions, so only those who bind alike may share. NULL
+        (type 6) binds nothing.
+        """
+        n = self.n_params
+        flag_at = 14 + (n + 7) // 8
+        if n and len(packet) > flag_at + 2 * n and packet[flag_at]:
+            types = packet[flag_at + 1 : flag_at + 1 + 2 * n]
+            if types[::2].find(b"\x06") >= 0 and self.bound:
+                pairs = zip(_pairs(types), _pairs(self.bound), strict=True)
+                types = b"".join([old if new[0] == 6 else new for new, old in pairs])
+            self.bound = types
+
+
+def _pairs(types: bytes) -> list[bytes]:
+    return [types[i : i + 2] for i in range(0, len(types), 2)]
 
 
 def execute_packet(packet: bytes, statement: Prepared, statement_id: int) -> bytes:

@@ -44,6 +44,7 @@ _GOODBYE = 2.0  # the same when we stop
 _TICK = 0.02
 _RETIRE_EVERY = 1.0
 _LEARN_EVERY = 60.0
+_STALL, _STALL_EVERY = 5.0, 60.0
 _PROBE_EVERY = 5.0
 
 
@@ -108,7 +109,9 @@ class Relay:
         self._tick_timer: asyncio.TimerHandle | None = None
         self._retire_timer: asyncio.TimerHandle | None = None
         self._last_client_id = self.FIRST_CLIENT_ID - 1
-        self._learned_at = float("-inf")
+        self._learned_at = self._stall_logged = float("-inf")
+        self._grants_seen = 0
+        self._no_grant_since = self.loop.time()
         self._last_event = self._last_probe = self._last_failure = float("-inf")
         self.last_error = "not seen yet"
 
@@ -234,6 +237,7 @@ class Relay:
         self.registry.retire(now, pool.idle_timeout, pool.max_lifetime)
         self.registry.forget_unused()
         self._end_idle_transactions(now)
+        self._watch_grants(now)
         self.accounts.forget_expired()
         if self.profile.learned and now - self._learned_at > _LEARN_EVERY:
             self._learned_at = now
@@ -263,6 +267,23 @@ class Relay:
         if cap != self.registry.budget.cap:
             self.registry.set_cap(cap)
             self.log.info("cap set from the server", max_connections=allowed, cap=cap)
+
+    def _watch_grants(self, now: float) -> None:
+        """While clients wait and nobody has got a connection for a while, say why, once a minute."""
+        queue = self.registry.queue
+        if not queue.line or queue.grants != self._grants_seen:
+            self._grants_seen = queue.grants
+            self._no_grant_since = now
+            return
+        if now - self._no_grant_since >= _STALL and now - self._stall_logged >= _STALL_EVERY:
+            self._stall_logged = now
+            self.log.warning(
+                "nobody gets a connection",
+                waiting=len(queue),
+                seconds=round(now - self._no_grant_since, 1),
+                cap=self.registry.budget.cap,
+                why=numbers.describe_stall(self.backends, now),
+            )
 
     def _end_idle_transactions(self, now: float) -> None:
         """`session.idle_transaction_timeout`: FIN only, an unasked ERR confuses drivers."""

@@ -172,11 +172,11 @@ def test_results_of_many_rows_are_complete_and_in_order(driver: Driver, wide: Pr
 
 @every_driver
 def test_values_beyond_16_mib_pass_in_both_directions(driver: Driver, wide: Proxy, table: str) -> None:
-    big = b"\x00\xff'\\" + b"x" * 17_000_000
+    big = "'\\\"%" + "x" * 17_000_000
     with contextlib.closing(driver.connect(_through(wide), autocommit=True)) as connection:
         _query(connection, f"INSERT INTO {table} (v) VALUES (%s)", big)
         assert _value(connection, f"SELECT LENGTH(v) FROM {table}") == len(big)
-        assert _value(connection, f"SELECT v FROM {table}") == big
+        assert _value(connection, f"SELECT v FROM {table}") == big.encode()
         # a row of exactly 2^24-1 bytes is followed by an empty packet
         assert len(_value(connection, "SELECT REPEAT('a', 16777211)")) == 16777211
         assert _value(connection, "SELECT 1") == 1
@@ -393,7 +393,7 @@ def test_a_local_file_is_loaded(driver: Driver, server: Server, wide: Proxy, tab
         return _attempt(driver, lambda: _query(connection, statement)), _value(connection, "SELECT 1")
 
     (code, _), _ = _same_as_directly(driver, server, wide, refused, **driver.no_local_infile)
-    assert code in (1148, 3948, 4166, 2068, 2061), code
+    assert code in (3948, 4166, -1), code  # -1 is what connector-python makes of 3948
     assert server.execute(f"SELECT COUNT(*) FROM test.{table}") == [(30_000,)]
 
 

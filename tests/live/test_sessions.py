@@ -228,6 +228,7 @@ PINS = [
     pin(("XA START 'x'", "XA END 'x'", "XA PREPARE 'x'"), "xa", ("XA START 'y'", "XA END 'y'"), only="mariadb"),
     pin("SET TRANSACTION READ ONLY", "next_transaction", WRITE),
     pin("SET TRANSACTION READ ONLY", "next_transaction", WRITE, end=("SELECT v FROM t",)),
+    pin(("START TRANSACTION READ ONLY", "SET autocommit = 0", "SET autocommit = 1"), "next_transaction", WRITE),
     pin("SET @@transaction_read_only = 1", "next_transaction", WRITE, only="mysql"),
     pin("SET TRANSACTION READ ONLY; SET @@nosuch = 1", "next_transaction", WRITE),
     pin(("SET insert_id = 5000", "SET TRANSACTION READ ONLY", "SELECT v FROM t"), "one_shot", INSERT),
