@@ -141,13 +141,17 @@ class Registry:
         """The lease is over and the backend is clean: next waiter, other account, or idle."""
         assert backend.slot == LEASED or backend.slot == RESETTING, STATES[backend.slot]
         now = self._clock()
-        if self._line or self._login_line or self._dispatch.must_close(backend, now) is not None:
-            assert backend not in self._dispatch.freed
-            self._dispatch.freed[backend] = None
-            self._dispatch.settle()
-        else:
-            self._slots.move(backend, IDLE)
-            backend.idle_since = now
+        dispatch = self._dispatch
+        if dispatch.must_close(backend, now) is None:
+            if not self._line and not self._login_line:
+                self._slots.move(backend, IDLE)
+                backend.idle_since = now
+                return
+            if dispatch.hand_over(backend, now):
+                return
+        assert backend not in dispatch.freed
+        dispatch.freed[backend] = None
+        dispatch.settle()
 
     # --- waiting ---
 
@@ -158,7 +162,9 @@ class Registry:
             raise QueueFull
         self.queue.join(waiter, self._clock())
         self.shares.joined(waiter.pool.account)
-        self._dispatch.settle()
+        budget = self.budget
+        if budget.in_use < budget.cap or budget.counts[IDLE] or self._dispatch.freed:
+            self._dispatch.settle()
 
     def cancel(self, waiter: Waiter) -> bool:
         """The client has left. False: it does not wait any more; if it was granted, release what it got."""

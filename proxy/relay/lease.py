@@ -42,7 +42,7 @@ from proxy.session.state import COLLATION_UNKNOWN, NEEDS_FRESH, PIN_MASK, restor
 from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Err, iter_trackers
-from proxy.wire.response import PREPARE, QUERY, ResponseReader
+from proxy.wire.response import PREPARE, QUERY, SINGLE, ResponseReader
 
 from .prepared import Prepared, execute_packet
 
@@ -201,8 +201,9 @@ def statement_packet(backend: Backend, statement: Prepared, packet: bytes) -> by
 
 
 def prepare(client: Client, backend: Backend) -> None:
-    """Bring the backend into the client's state, then go on with `ready`."""
-    if not resettable(backend) and _takes_reset(backend, client.settings):
+    """Bring the backend into the client's state, then send its command."""
+    takes_reset = _takes_reset(backend, client.settings)
+    if takes_reset and not resettable(backend):
         _exchange(client, backend)
         return
     needs = client.verdict.needs
@@ -212,9 +213,8 @@ def prepare(client: Client, backend: Backend) -> None:
     captured = _capture_commands(client, backend, commands)
     first_restore = len(commands)
     statement = client.statement
-    missing = statement is not None and not backend.knows(statement)
     first_prepare = -1
-    if missing and statement is not None:
+    if statement is not None and (takes_reset or not backend.knows(statement)):
         _restore(backend, _settings_to_prepare_in(client, statement), commands)
         first_prepare = len(commands)
         commands.append(bytes((c.COM_STMT_PREPARE,)) + statement.text)
@@ -275,8 +275,8 @@ def _settings_to_prepare_in(client: Client, statement: Prepared) -> Settings:
         return now
     relay = client.relay
     variables = dict(now.variables)
-    mode = own.value(b"sql_mode")
-    if mode is not None or b"sql_mode" in variables:
+    if b"sql_mode" in variables:
+        mode = own.value(b"sql_mode")
         variables[b"sql_mode"] = relay.profile.sql_mode if mode is None else mode
     return relay.settings.replace(
         now,
@@ -446,7 +446,7 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
     commands: list[bytes] = []
     if client.kind == PREPARE:
         _remember_prepared(client, backend, reader)
-    if client.kind == QUERY:
+    if client.kind in (QUERY, SINGLE):
         client.row_count = -1 if reader.had_rows or error else reader.affected
         if reader.had_rows:
             client.found_rows = reader.rows
@@ -538,7 +538,7 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
             changes = [(0, name, value or b"") for name, value in zip(client.verdict.readback, row, strict=True)]
             settings, _ = table.apply(settings, changes, client.relay.profile.mariadb)
     client.settings = backend.settings = settings
-    for command, answer in zip(commands, answers, strict=True):
+    for answer in answers:
         if answer.ok is not None and answer.ok.trackers:  # what an ERR withheld comes with the next OK of any kind
             apply_changes(
                 client, backend, tuple(iter_trackers(answer.ok.trackers)), explained=bool(client.verdict.pins)
