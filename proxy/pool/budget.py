@@ -45,12 +45,6 @@ class Budget:
         self.in_use += 1
         self.counts[OPENING] += 1
 
-    def move(self, before: int, after: int) -> None:
-        counts = self.counts
-        assert counts[before] > 0, f"no slot is {STATES[before]}"
-        counts[before] -= 1
-        counts[after] += 1
-
     def release(self, before: int) -> None:
         """The server is done with this connection."""
         assert self.counts[before] > 0, f"no slot is {STATES[before]}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.pool.budget import FREE, IDLE, OPENING, Budget
+from proxy.pool.budget import FREE, IDLE, OPENING, STATES, Budget
 from proxy.pool.logins import Logins
 from proxy.pool.pool import Account, Pool
 from proxy.pool.shares import Shares
@@ -38,10 +38,12 @@ class Slots:
             self._count_out(pool.account, before)
             self._budget.release(before)
             return
-        counts = pool.account.counts
-        counts[before] -= 1
-        counts[to] += 1
-        self._budget.move(before, to)
+        mine, all_ = pool.account.counts, self._budget.counts
+        assert mine[before] > 0 and all_[before] > 0, f"no slot is {STATES[before]}"
+        mine[before] -= 1
+        mine[to] += 1
+        all_[before] -= 1
+        all_[to] += 1
         if to == IDLE:
             pool.idle[backend] = None
 

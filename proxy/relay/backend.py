@@ -85,7 +85,7 @@ class Backend(asyncio.Protocol):
         self.close_reason = ""
         self.lost = self.reading_paused = self.writing_paused = False
         self.unresettable = False  # a client that left may have left what no reset undoes
-        self.spoiled = False  # a SELECT of ours came after the last client's statement
+        self.spoiled = False  # ROW_COUNT() and FOUND_ROWS() here are not those of the last client's statement
 
     def __repr__(self) -> str:
         return f"<Backend {self.thread_id} slot={self.slot} running={self.running}>"

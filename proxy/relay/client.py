@@ -241,7 +241,7 @@ class Client(asyncio.Protocol):
         verdict = self.relay.classifier.classify(self._text(packet), self._lex_mode())
         if verdict.local and self.backend is None and not self.capturing:
             last = self.last
-            if last is None or last.last_client is not self or last.spoiled:
+            if last is None or not lease.at_hand(self, last, verdict.needs):
                 self.verdict = verdict
                 self.answer_locally()
                 self._over()
@@ -542,8 +542,9 @@ class Client(asyncio.Protocol):
             else:
                 columns = [answers.number_column(verdict.local_label or _COUNT_LABELS[local])]
                 rows = [answers.number_row(number[local])]
+        self.row_count = -1
         if not asks_warnings:
-            self.row_count, self.found_rows = -1, 1
+            self.found_rows = 1
             self.has_diagnostics = False
         self.transport.write(
             answers.result_set(columns, rows, deprecate_eof=self.deprecate_eof, status=self.status, seq=self.reply_seq)

@@ -141,7 +141,7 @@ def ready(client: Client, backend: Backend) -> None:
     if (
         backend.settings is client.settings
         and (backend.last_client is client or not backend.soft)
-        and (not needs or _at_hand(client, backend, needs))
+        and (not needs or at_hand(client, backend, needs))
         and (statement is None or backend.knows(statement))
     ):
         send(client, backend)
@@ -149,22 +149,22 @@ def ready(client: Client, backend: Backend) -> None:
         prepare(client, backend)
 
 
-def _at_hand(client: Client, backend: Backend, needs: int) -> bool:
-    """Whether the soft state that the command reads is on this backend, untouched since the client left it there."""
-    return (
-        client.last is backend
-        and backend.last_client is client
-        and not backend.spoiled
-        and (not needs & NEED_INSERT_ID or client.insert_id_backend is backend)
-    )
+def at_hand(client: Client, backend: Backend, needs: int) -> bool:
+    """Whether the soft state that a command reads is on this backend, untouched since the client left it there."""
+    if client.last is not backend or backend.last_client is not client:
+        return False
+    if needs & NEED_INSERT_ID and client.insert_id_backend is not backend:
+        return False
+    return not backend.spoiled or (needs == NEED_WARNINGS and bool(backend.soft & SOFT_WARNINGS))
 
 
 def send(client: Client, backend: Backend) -> None:
     """Write the client's command. From here on it may have been executed."""
-    client.last = backend
-    backend.last_client = client
-    backend.spoiled = False
     verdict = client.verdict
+    backend.last_client = client
+    if client.kind == QUERY and not verdict.flags & KEEPS_DIAGNOSTICS:
+        client.last = backend  # from now on the client's soft state is here
+        backend.spoiled = False
     if verdict.pins and not verdict.flags & PINS_ON_SUCCESS:
         client.add_pins(verdict.pins)
     packet = client.packet
@@ -207,7 +207,7 @@ def prepare(client: Client, backend: Backend) -> None:
         _exchange(client, backend)
         return
     needs = client.verdict.needs
-    if needs and not _at_hand(client, backend, needs) and not _soft_state_can_move(client, backend):
+    if needs and not at_hand(client, backend, needs) and not _soft_state_can_move(client, backend):
         return
     commands: list[bytes] = []
     captured = _capture_commands(client, backend, commands)
@@ -224,7 +224,6 @@ def prepare(client: Client, backend: Backend) -> None:
         client.insert_id_backend = backend
         backend.soft |= SOFT_INSERT_ID
     backend.last_client = client
-    backend.spoiled = False
     if not commands:
         send(client, backend)
         return
@@ -363,7 +362,10 @@ def _ask_for_soft_state(backend: Backend, commands: list[bytes]) -> Client | Non
     if backend.soft & SOFT_WARNINGS and owner.last is backend:
         commands.append(_SHOW_WARNINGS)
     if backend.soft & SOFT_INSERT_ID and owner.insert_id_backend is backend:
-        commands.append(_INSERT_ID)
+        if owner.insert_id == UNKNOWN_ID:
+            commands.append(_INSERT_ID)
+        else:
+            owner.insert_id_backend = None
     if not commands:
         return None
     owner.capturing += 1
@@ -450,11 +452,18 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         client.row_count = -1 if reader.had_rows or error else reader.affected
         if reader.had_rows:
             client.found_rows = reader.rows
-    if reader.insert_id or verdict.flags & SETS_INSERT_ID or verdict.pins & pins.OPAQUE:
+    sets = verdict.flags & SETS_INSERT_ID or verdict.pins & pins.OPAQUE
+    if sets or (reader.insert_id and client.insert_id_backend is backend):
         backend.soft |= SOFT_INSERT_ID
         client.insert_id = UNKNOWN_ID
         client.insert_id_backend = backend
+    elif reader.insert_id:
+        # An id that the statement gave comes in the OK too, but LAST_INSERT_ID() stays what another client left here.
+        commands.append(_INSERT_ID)
     if not verdict.flags & KEEPS_DIAGNOSTICS:
+        if client.last is not backend:
+            client.last = backend
+            backend.spoiled = True  # the diagnostics area is here, ROW_COUNT() and FOUND_ROWS() are not
         client.diagnostics = None
         client.has_diagnostics = bool(reader.warnings or error)
         if client.has_diagnostics:
@@ -527,6 +536,11 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
             backend.soft &= ~SOFT_WARNINGS
         elif answer.error is not None or answer.ok is None:
             client.add_pins(pins.UNTRACKED_VARIABLE)
+        elif command is _INSERT_ID:
+            if int(answer.values()[0][0] or 0) == backend.reader.insert_id:
+                backend.soft |= SOFT_INSERT_ID
+                client.insert_id = backend.reader.insert_id
+                client.insert_id_backend = backend
         elif command is _FOUND_ROWS:
             client.found_rows = int(answer.values()[0][0] or 0)
         elif command[0] == c.COM_SET_OPTION:

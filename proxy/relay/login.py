@@ -169,6 +169,9 @@ class _Login:
     async def run(self) -> None:
         """The whole login."""
         packet = await self.stream.read_packet()
+        if int.from_bytes(packet[:4], "little") & c.CLIENT_COMPRESS:
+            # Some drivers compress because they were told to, whether or not it was offered; they would hang.
+            raise Refused(Err(c.ER_NOT_SUPPORTED_YET, b"42000", b"compression was not offered: connect without it"))
         await self.open(HandshakeResponse.parse(packet, self.greeting.capabilities))
 
     async def open(self, response: HandshakeResponse) -> None:

@@ -7,6 +7,7 @@ they saw has to be equal. The rest is about two clients that take turns on one c
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pty
 import select
@@ -328,6 +329,19 @@ def test_prepared_statements_of_two_clients_take_turns_without_pinning(
         cursor.close()
 
 
+def test_prepared_statements_take_parameters_beyond_16_mib_and_in_pieces(wide: Proxy, table: str) -> None:
+    connector = DRIVERS["connector"]
+    with contextlib.closing(connector.connect(_through(wide), autocommit=True)) as connection:
+        with contextlib.closing(connection.cursor(prepared=True)) as cursor:
+            insert = f"INSERT INTO {table} (v) VALUES (%s)"
+            cursor.execute(insert, (io.BytesIO(b"in pieces " * 100_000),))  # COM_STMT_SEND_LONG_DATA
+            cursor.execute(insert, (b"x" * 17_000_000,))
+            cursor.execute(insert, ("short",))
+            cursor.execute(f"SELECT LENGTH(v) FROM {table} ORDER BY id")
+            assert list(cursor.fetchall()) == [(1_000_000,), (17_000_000,), (5,)]
+        assert _pinned(wide) == {}
+
+
 def test_a_statement_is_prepared_again_on_another_connection(server: Server, wide: Proxy) -> None:
     connector = DRIVERS["connector"]
     with contextlib.closing(connector.connect(_through(wide), autocommit=True)) as connection:
@@ -455,6 +469,22 @@ def test_warnings_are_still_there_after_another_client_used_the_connection(
         assert _query(second, "SHOW WARNINGS") == []
         assert _value(first, "SELECT 3") == 3
         assert _query(first, "SHOW WARNINGS") == []
+
+
+@every_driver
+def test_the_diagnostics_of_an_error_can_be_asked_for(driver: Driver, server: Server, wide: Proxy) -> None:
+    def observe(connection: Connection) -> Any:
+        seen = []
+        for asked in ("SHOW WARNINGS", "SHOW ERRORS", "SHOW COUNT(*) ERRORS", "SELECT @@error_count"):
+            seen.append(_attempt(driver, lambda: _query(connection, "SELECT nonsense")))
+            seen.append(_query(connection, asked))
+        seen.append(_attempt(driver, lambda: _query(connection, "SELECT nonsense")))
+        _query(connection, "GET DIAGNOSTICS CONDITION 1 @code = MYSQL_ERRNO")
+        return [*seen, _value(connection, "SELECT @code")]
+
+    seen = _same_as_directly(driver, server, wide, observe, autocommit=True)
+    assert seen[-1] == 1054
+    assert (seen[5], seen[7]) == ([(1,)], [(1,)])
 
 
 @every_driver

@@ -512,6 +512,15 @@ def test_soft_state_belongs_to_its_client(world: Server, shared_proxy: Shared) -
         b.ok("SELECT 1")
         assert a.get("SELECT MAX(v) FROM counted") == str(first.insert_id).encode()
 
+        # An id that the statement names comes back in its OK, and LAST_INSERT_ID() stays the client's own.
+        assert b.ok("INSERT INTO counted (id, v) VALUES (900000, 1)").insert_id == 900000
+        assert b.get("SELECT LAST_INSERT_ID()") == str(second.insert_id).encode()
+        with connect(proxy) as stranger:
+            assert stranger.ok("INSERT INTO counted (id, v) VALUES (900001, 1)").insert_id == 900001
+            assert stranger.get("SELECT LAST_INSERT_ID()") == b"0"
+            stranger.quit()
+        assert a.get("SELECT LAST_INSERT_ID()") == str(first.insert_id).encode()
+
         assert a.query("SELECT nosuch").code == 1054
         assert b.ok("SHOW WARNINGS").rows == []
         assert b.ok("SELECT CAST('x' AS SIGNED)").warnings == 1

@@ -85,10 +85,12 @@ def test_a_client_that_leaves_while_its_backend_is_opened_leaves_an_idle_one(mak
 def test_a_client_that_leaves_while_another_is_asked_for_its_soft_state_takes_nothing_along(make_world):
     world = make_world(cap=1)
     owner, app = world.app(), world.app()
-    owner.query(b"INSERT INTO t VALUES (1)")
+    owner.query(b"SELECT LAST_INSERT_ID(7)")
     server = world.server
+    assert server.take() == [query(b"SET last_insert_id=0")]
+    server.ok()
     server.take()
-    server.ok(affected_rows=1, last_insert_id=7)
+    server.rows(b"7")
     app.query(b"SELECT 1")
     assert server.take() == [INSERT_ID]
     app.leave()
@@ -99,10 +101,12 @@ def test_a_client_that_leaves_while_another_is_asked_for_its_soft_state_takes_no
 
 def test_a_client_that_leaves_while_it_waits_for_its_own_soft_state_gives_its_lease_back(world: World):
     app, other = world.app(), world.app()
-    app.query(b"INSERT INTO t VALUES (1)")
+    app.query(b"SELECT LAST_INSERT_ID(7)")
     first = world.server
+    assert first.take() == [query(b"SET last_insert_id=0")]
+    first.ok()
     first.take()
-    first.ok(affected_rows=1, last_insert_id=7)
+    first.rows(b"7")
     other.query(b"SELECT 1")
     assert first.take() == [INSERT_ID]
     app.query(b"SELECT LAST_INSERT_ID()")

@@ -231,6 +231,23 @@ def test_a_statement_prepared_without_a_schema_is_prepared_again_in_the_one_ther
     assert second.take() == [init_db(b"b"), prepare(TEXT)]
 
 
+def test_a_statement_that_a_reset_takes_away_is_prepared_again_in_the_same_write(make_world):
+    world = make_world(cap=1)
+    app, tuned = world.app(), world.app()
+    server = prepared(world, app)
+    tuned.query(b"SET SESSION sort_buffer_size = 65536")
+    server.take()
+    server.ok(trackers=trackers(variable(b"sort_buffer_size", b"65536")))
+    app.send(execute(1, bound(b"12345678", LONG_TYPE)))
+    assert server.writes() == 1
+    sent = server.take()
+    assert sent[0][0] == c.COM_RESET_CONNECTION and sent[-1] == prepare(TEXT)
+    server.ok(3)
+    server.eof()
+    server.prepared(78, 1, 1)
+    assert server.take() == [execute(78, bound(b"12345678", LONG_TYPE))]
+
+
 def test_in_a_transaction_preparing_again_neither_commits_nor_resets(world: World):
     app = world.app()
     server = prepared(world, app)
