@@ -158,10 +158,16 @@ def at_hand(client: Client, backend: Backend, needs: int) -> bool:
     return not backend.spoiled or (needs == NEED_WARNINGS and bool(backend.soft & SOFT_WARNINGS))
 
 
+def _take(client: Client, backend: Backend) -> None:
+    if backend.last_client is not client:
+        backend.last_client = client
+        backend.spoiled = True
+
+
 def send(client: Client, backend: Backend) -> None:
     """Write the client's command. From here on it may have been executed."""
     verdict = client.verdict
-    backend.last_client = client
+    _take(client, backend)
     if client.kind == QUERY and not verdict.flags & KEEPS_DIAGNOSTICS:
         client.last = backend  # from now on the client's soft state is here
         backend.spoiled = False
@@ -223,7 +229,7 @@ def prepare(client: Client, backend: Backend) -> None:
         commands.append(b"\x03SET last_insert_id=%d" % client.insert_id)
         client.insert_id_backend = backend
         backend.soft |= SOFT_INSERT_ID
-    backend.last_client = client
+    _take(client, backend)
     if not commands:
         send(client, backend)
         return

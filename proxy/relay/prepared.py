@@ -24,7 +24,18 @@ LAST_PREPARED = 0xFFFFFFFF  # MariaDB: "the statement prepared last"
 class Prepared:
     """One prepared statement of one client."""
 
-    __slots__ = ("bound", "cursor", "failure", "long_data", "n_params", "settings", "text", "types", "verdict", "virtual_id")
+    __slots__ = (
+        "bound",
+        "cursor",
+        "failure",
+        "long_data",
+        "n_params",
+        "settings",
+        "text",
+        "types",
+        "verdict",
+        "virtual_id",
+    )
 
     def __init__(self, virtual_id: int, text: bytes, settings: Settings, verdict: Verdict, n_params: int) -> None:
         self.virtual_id = virtual_id

@@ -47,6 +47,8 @@ _DEFAULT_TRACKED = frozenset(
     )
 )
 
+_UNUSUAL = c.SERVER_MORE_RESULTS | c.SERVER_STATUS_CURSOR_EXISTS | c.SERVER_SESSION_STATE_CHANGED
+
 _NOTHING: tuple[tuple[int, bytes, bytes], ...] = ()
 
 
@@ -159,6 +161,23 @@ class ResponseReader:
                     if first == 0xFF or (first == 0xFE and size < MAX_FRAME):
                         if after > end:
                             break
+                        if size == 7 and first == 0xFE and not self._eof_due and data[pos + 5 : pos + 7] == b"\0\0":
+                            # Almost always: nothing but status and warnings, and nothing follows.
+                            status = data[pos + 7] | data[pos + 8] << 8
+                            if not status & _UNUSUAL:
+                                self.status = status
+                                self.warnings = data[pos + 9] | data[pos + 10] << 8
+                                self._phase = _DONE
+                                self.done = True
+                                if not self.deprecate_eof:
+                                    parts.append(src[mark:pos])
+                                    parts.append(b"\5\0\0%c\xfe" % ((data[pos + 3] + shift) & 0xFF))
+                                    parts.append(data[pos + 9 : pos + 11] + data[pos + 7 : pos + 9])
+                                    mark = after
+                                elif shift:
+                                    src[pos + 3] = (data[pos + 3] + shift) & 0xFF  # type: ignore[index]
+                                pos = after
+                                break
                         replaced = self._terminate(data[pos + 4 : after], data[pos + 3])
                         if replaced is not None:
                             parts.append(src[mark:pos])
@@ -211,6 +230,14 @@ class ResponseReader:
                     # The first packet of a result, or an ERR where a column definition was due.
                     if after > end:
                         break
+                    if size == 1 and 0 < first < 0xFB and phase == _FIRST and self._kind == QUERY:
+                        self._left = first
+                        phase = self._phase = _COLUMNS
+                        self.had_rows = True
+                        if shift:
+                            src[pos + 3] = (data[pos + 3] + shift) & 0xFF  # type: ignore[index]
+                        pos = after
+                        continue
                     payload = data[pos + 4 : after]
                     replaced = self._first(first, payload, data[pos + 3])
                     if replaced is not None:

@@ -508,7 +508,7 @@ def test_soft_state_belongs_to_its_client(world: Server, shared_proxy: Shared) -
         assert a.get("SELECT LAST_INSERT_ID()") == str(first.insert_id).encode()
         assert a.get("SELECT @@identity") == str(first.insert_id).encode()
         assert b.get("SELECT LAST_INSERT_ID()") == str(second.insert_id).encode()
-        a.ok("INSERT INTO counted (v) SELECT LAST_INSERT_ID()")
+        third = a.ok("INSERT INTO counted (v) SELECT LAST_INSERT_ID()")
         b.ok("SELECT 1")
         assert a.get("SELECT MAX(v) FROM counted") == str(first.insert_id).encode()
 
@@ -519,7 +519,7 @@ def test_soft_state_belongs_to_its_client(world: Server, shared_proxy: Shared) -
             assert stranger.ok("INSERT INTO counted (id, v) VALUES (900001, 1)").insert_id == 900001
             assert stranger.get("SELECT LAST_INSERT_ID()") == b"0"
             stranger.quit()
-        assert a.get("SELECT LAST_INSERT_ID()") == str(first.insert_id).encode()
+        assert a.get("SELECT LAST_INSERT_ID()") == str(third.insert_id).encode()
 
         assert a.query("SELECT nosuch").code == 1054
         assert b.ok("SHOW WARNINGS").rows == []

@@ -482,3 +482,38 @@ def test_what_an_err_withheld_is_taken_from_the_answer_to_the_question(world: Wo
     server.eof(trackers=trackers(variable(b"sql_mode", b"ANSI")))
     assert app.client.settings.value(b"sql_mode") == b"ANSI"
     assert server.backend.settings is app.client.settings
+
+
+@pytest.mark.parametrize("cap", [1, 2])
+def test_a_prepare_on_a_backend_that_another_client_had_does_not_make_its_row_count_ours(make_world, cap: int):
+    world = make_world(cap=cap)
+    app, other = world.app(), world.app()
+    app.query(b"UPDATE t SET a = 1")
+    first = world.server
+    first.take()
+    first.ok(affected_rows=3)
+    app.take()
+    other.query(b"BEGIN")
+    first.take()
+    first.ok(status=c.SERVER_STATUS_IN_TRANS if cap == 2 else c.SERVER_STATUS_AUTOCOMMIT)
+    app.send(bytes((c.COM_STMT_PREPARE,)) + b"SELECT 1")
+    world.spin()
+    second = world.server
+    assert (second is first) == (cap == 1)
+    second.take()
+    second.prepared(7)
+    app.take()
+    app.query(b"SELECT ROW_COUNT()")
+    assert app.rows() == [[b"3"]]
+
+
+def test_the_error_of_a_prepare_can_be_asked_for(world: World):
+    app = world.app()
+    app.send(bytes((c.COM_STMT_PREPARE,)) + b"SELEKT")
+    world.spin()
+    server = world.server
+    server.take()
+    server.err(1064)
+    app.take()
+    app.query(b"SHOW WARNINGS")
+    assert server.take() == [SHOW_WARNINGS]
