@@ -84,6 +84,7 @@ _SHOW_WARNINGS = bytes((c.COM_QUERY,)) + b"SHOW WARNINGS"
 _INSERT_ID = bytes((c.COM_QUERY,)) + b"SELECT LAST_INSERT_ID()"
 _CLEAR_WARNINGS = bytes((c.COM_QUERY,)) + b"DO (SELECT 1 FROM (SELECT 1) x)"  # what uses a table clears
 _FOUND_ROWS = bytes((c.COM_QUERY,)) + b"SELECT FOUND_ROWS()"
+_ONLY_SOFT = frozenset((_SHOW_WARNINGS, _INSERT_ID, _FOUND_ROWS))
 
 
 def start(client: Client) -> None:
@@ -517,11 +518,24 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
     def done(answers: list[Answer] | None) -> None:
         if answers is not None:
             _aftercare(client, backend, commands, answers)
+        elif _ONLY_SOFT.issuperset(commands) and _may_move(client) and not client.closed:
+            _outlive(client, backend)
 
     if client.has_diagnostics:
         # What follows would empty the diagnostics area, which the client may ask for next.
         commands.insert(0, _SHOW_WARNINGS)
     backend.run_batch(commands, done)
+
+
+def _outlive(client: Client, backend: Backend) -> None:
+    """The backend died, but the statement had been answered and nothing of the session was on it but soft state."""
+    client.backend = backend.client = client.last = None
+    client.insert_id = backend.reader.insert_id or client.insert_id
+    client.insert_id_backend = None
+    client.busy = False
+    client.statement = None
+    if client.buffer:
+        client.go_on()
 
 
 def _probe(client: Client) -> bytes:

@@ -2,8 +2,8 @@
 
 Statement ids are per connection (protocol.md B.4), so a client sees ids of its own, and a statement is prepared
 again on a backend that does not have it. A backend finds one under `key`: the text together with the settings it was
-prepared in (schema, sql_mode and charset belong to the statement) and the types it was bound to, or, while a cursor or long data makes it
-unshareable, the `Prepared` itself.
+prepared in (schema, sql_mode and charset belong to the statement) and the types it was bound to, or, while a cursor or
+long data makes it unshareable, the `Prepared` itself.
 """
 
 from __future__ import annotations
