@@ -154,7 +154,7 @@ def at_hand(client: Client, backend: Backend, needs: int) -> bool:
     """Whether the soft state that a command reads is on this backend, untouched since the client left it there."""
     if client.last is not backend or backend.last_client is not client:
         return False
-    if needs & NEED_INSERT_ID and client.insert_id_backend is not backend:
+    if needs & NEED_INSERT_ID and (client.insert_id_backend is not backend or client.insert_id_claimed_on is not None):
         return False
     return not backend.spoiled or (needs == NEED_WARNINGS and bool(backend.soft & SOFT_WARNINGS))
 
@@ -214,6 +214,11 @@ def prepare(client: Client, backend: Backend) -> None:
         _exchange(client, backend)
         return
     needs = client.verdict.needs
+    if needs & NEED_INSERT_ID and client.insert_id_claimed_on is not None and not client.capturing:
+        if client.insert_id_claimed_on is backend:
+            _look_at_claim(client, backend)
+            return
+        client.judge_claim(client.insert_id_claim, 0, None)  # it died with its backend: what else could it be
     if needs and not at_hand(client, backend, needs) and not _soft_state_can_move(client, backend):
         return
     commands: list[bytes] = []
@@ -245,6 +250,23 @@ def prepare(client: Client, backend: Backend) -> None:
         _prepared(client, backend, answers, first_restore, first_prepare)
 
     backend.run_batch(commands, done)
+
+
+def _look_at_claim(client: Client, backend: Backend) -> None:
+    """The command reads LAST_INSERT_ID(), and it is not certain yet whether the last INSERT set it."""
+
+    def done(answers: list[Answer] | None) -> None:
+        if answers is None:
+            return
+        if client.closed:
+            reset(backend)
+            return
+        row = answers[0].values()[0] if answers[0].error is None else [b"0"]
+        client.judge_claim(int(row[0] or 0), 0, backend)
+        backend.spoiled = True
+        ready(client, backend)
+
+    backend.run_batch((_INSERT_ID,), done)
 
 
 def _prepared(client: Client, backend: Backend, answers: Sequence[Answer], restore_at: int, prepare_at: int) -> None:
@@ -368,7 +390,9 @@ def _ask_for_soft_state(backend: Backend, commands: list[bytes]) -> Client | Non
         return None
     if backend.soft & SOFT_WARNINGS and owner.last is backend:
         commands.append(_SHOW_WARNINGS)
-    if backend.soft & SOFT_INSERT_ID and owner.insert_id_backend is backend:
+    if backend.soft & SOFT_INSERT_ID and owner.insert_id_claimed_on is backend:
+        commands.append(_INSERT_ID)
+    elif backend.soft & SOFT_INSERT_ID and owner.insert_id_backend is backend:
         if owner.insert_id == UNKNOWN_ID:
             commands.append(_INSERT_ID)
         else:
@@ -466,7 +490,12 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         client.insert_id_backend = backend
     elif reader.insert_id:
         # An id that the statement gave comes in the OK too, but LAST_INSERT_ID() stays what another client left here.
-        commands.append(_INSERT_ID)
+        # It is a claim, looked at when somebody asks or takes the backend; two of them are looked at now.
+        backend.soft |= SOFT_INSERT_ID
+        if client.insert_id_claimed_on is backend:
+            commands.append(_INSERT_ID)
+        else:
+            client.insert_id_claim, client.insert_id_claimed_on = reader.insert_id, backend
     if not verdict.flags & KEEPS_DIAGNOSTICS:
         if client.last is not backend:
             client.last = backend
@@ -518,13 +547,19 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
     def done(answers: list[Answer] | None) -> None:
         if answers is not None:
             _aftercare(client, backend, commands, answers)
-        elif _ONLY_SOFT.issuperset(commands) and _may_move(client) and not client.closed:
+        elif not client.closed and _may_move(client) and _could_be_lost(client, commands):
             _outlive(client, backend)
 
     if client.has_diagnostics:
         # What follows would empty the diagnostics area, which the client may ask for next.
         commands.insert(0, _SHOW_WARNINGS)
     backend.run_batch(commands, done)
+
+
+def _could_be_lost(client: Client, commands: list[bytes]) -> bool:
+    """What was asked behind the statement was about soft state, or after an error of ordinary DML."""
+    plain = client.verdict.flags & PLAIN
+    return all(command in _ONLY_SOFT or (plain and command[0] == c.COM_SET_OPTION) for command in commands)
 
 
 def _outlive(client: Client, backend: Backend) -> None:
@@ -557,10 +592,7 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
         elif answer.error is not None or answer.ok is None:
             client.add_pins(pins.UNTRACKED_VARIABLE)
         elif command is _INSERT_ID:
-            if int(answer.values()[0][0] or 0) == backend.reader.insert_id:
-                backend.soft |= SOFT_INSERT_ID
-                client.insert_id = backend.reader.insert_id
-                client.insert_id_backend = backend
+            client.judge_claim(int(answer.values()[0][0] or 0), backend.reader.insert_id, backend)
         elif command is _FOUND_ROWS:
             client.found_rows = int(answer.values()[0][0] or 0)
         elif command[0] == c.COM_SET_OPTION:

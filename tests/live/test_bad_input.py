@@ -143,7 +143,6 @@ def test_nonsense_in_a_session_is_answered(pooler: Proxy, neighbour: Raw, packet
         pytest.param(b"\x22abc", 1047, id="a command that does not exist"),
         pytest.param(b"\xfe", 1047, id="COM_MULTI"),
         pytest.param(b"\x12\x04\x00\x00\x00", 1235, id="COM_BINLOG_DUMP"),
-        pytest.param(b"\x11app\0", 1235, id="COM_CHANGE_USER"),
         pytest.param(b"\x08\x00", 1235, id="COM_SHUTDOWN"),
         pytest.param(b"\x17\x09\x00\x00\x00" + bytes(9), 1243, id="an unknown statement"),
         pytest.param(b"\x1b\x07\x00", 1047, id="an unknown option"),

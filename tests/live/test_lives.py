@@ -180,8 +180,13 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.parametrize("ending", ["rst", "fin"])
-@pytest.mark.parametrize("moment", MOMENTS, ids=[moment[0].__name__.strip("_") for moment in MOMENTS])
+# Most of them with RST, as a crashed host's connection ends; a FIN arrives in another way.
+ENDINGS = [(moment, "rst") for moment in MOMENTS] + [(moment, "fin") for moment in MOMENTS[1:6]]
+
+
+@pytest.mark.parametrize(
+    ("moment", "ending"), ENDINGS, ids=[f"{moment[0].__name__.strip('_')}-{ending}" for moment, ending in ENDINGS]
+)
 def test_a_client_that_vanishes_leaves_nothing(
     world: Server,
     shared_proxy: Start,
@@ -207,7 +212,7 @@ def test_a_client_that_vanishes_leaves_nothing(
     assert found == ([(row, times)] if times else [])
 
 
-@pytest.mark.parametrize("sent", [0, 3, 20, 36, 60])
+@pytest.mark.parametrize("sent", [0, 3, 60])
 def test_a_client_that_vanishes_in_its_login_leaves_nothing(world: Server, shared_proxy: Start, sent: int) -> None:
     proxy = shared_proxy(world, max_connections=1, listen__login_timeout="2s")
     fds = baseline(proxy)

@@ -26,11 +26,11 @@ WARNING = (b"Warning", b"1265", b"Data truncated")
 
 
 def insert(world: World, app: App, *, warnings: int = 0, ident: int = 7) -> Server:
-    """Two INSERTs with an auto_increment; returns the server that alone has the soft state of the second one.
+    """Three INSERTs with an auto_increment; returns the server that alone has the soft state of the last one.
 
-    What the first one leaves may be asked for at once, because the backend's LAST_INSERT_ID() was somebody else's.
+    After the first it is a claim that LAST_INSERT_ID() is ours, after the second it has been looked at.
     """
-    for number, warned in ((ident - 1, 0), (ident, warnings)):
+    for number, warned in ((ident - 2, 0), (ident - 1, 0), (ident, warnings)):
         app.query(b"INSERT INTO t VALUES (1)")
         backend = app.client.backend
         server = next(server for server in world.servers if server.backend is backend)
@@ -115,6 +115,52 @@ def test_warnings_that_nobody_asks_for_do_not_reach_the_next_client_of_a_mariadb
     assert server.take() == [CLEAR_WARNINGS]
     server.ok()
     assert server.take() == [query(b"SELECT 1")]
+
+
+def insert_once(world: World, app: App, ident: int) -> Server:
+    """One INSERT whose OK carries `ident`, on a backend whose LAST_INSERT_ID() may be somebody else's."""
+    app.query(b"INSERT INTO t VALUES (1)")
+    server = world.server
+    server.take()
+    server.ok(affected_rows=1, last_insert_id=ident)
+    assert app.ok()
+    assert server.take() == [], "an INSERT costs no command of ours"
+    return server
+
+
+@pytest.mark.parametrize(("found", "expected"), [(b"7", 7), (b"3", 0)], ids=["generated", "given by the statement"])
+def test_the_id_in_an_ok_is_looked_at_when_another_client_takes_the_backend(make_world, found, expected):
+    world = make_world(cap=1)
+    app, other = world.app(), world.app()
+    server = insert_once(world, app, 7)
+    other.query(b"SELECT 'other'")
+    assert server.take() == [INSERT_ID]
+    server.rows(found)
+    assert server.take() == [query(b"SELECT 'other'")]
+    server.rows(b"other")
+    app.query(b"SELECT LAST_INSERT_ID()")
+    assert server.take() == [query(b"SET last_insert_id=%d" % expected)]
+
+
+@pytest.mark.parametrize("found", [b"7", b"3"], ids=["generated", "given by the statement"])
+def test_the_id_in_an_ok_is_looked_at_when_its_client_asks(make_world, found):
+    world = make_world(cap=1)
+    app = world.app()
+    server = insert_once(world, app, 7)
+    app.query(b"SELECT LAST_INSERT_ID() + 1")
+    assert server.take() == [INSERT_ID]
+    server.rows(found)
+    if found != b"7":
+        assert server.take() == [query(b"SET last_insert_id=0")]
+        server.ok()
+    assert server.take() == [query(b"SELECT LAST_INSERT_ID() + 1")]
+
+
+def test_the_id_in_an_ok_is_believed_when_its_backend_died(world: World):
+    app = world.app()
+    insert_once(world, app, 7).die()
+    app.query(b"SELECT LAST_INSERT_ID()")
+    assert world.server.take()[-1] == query(b"SET last_insert_id=7")
 
 
 def test_last_insert_id_is_set_again_on_another_backend(make_world):
