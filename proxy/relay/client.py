@@ -405,8 +405,7 @@ class Client(asyncio.Protocol):
             return
         if packet[9]:
             statement.cursor = True  # it belongs to this client alone, so its statement must not be shared
-        if not self.relay.profile.mariadb:
-            statement.bind(packet)
+        statement.bind(packet, mysql=not self.relay.profile.mariadb)
         self._run(statement.verdict, QUERY, statement)
 
     def _fetch(self, packet: bytes) -> None:

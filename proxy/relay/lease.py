@@ -490,9 +490,9 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         client.insert_id_backend = backend
     elif reader.insert_id:
         # An id that the statement gave comes in the OK too, but LAST_INSERT_ID() stays what another client left here.
-        # It is a claim, looked at when somebody asks or takes the backend; two of them are looked at now.
+        # It is a claim, looked at when somebody asks or takes the backend; a second one is looked at now.
         backend.soft |= SOFT_INSERT_ID
-        if client.insert_id_claimed_on is backend:
+        if client.insert_id_claimed_on is not None:
             commands.append(_INSERT_ID)
         else:
             client.insert_id_claim, client.insert_id_claimed_on = reader.insert_id, backend
@@ -592,7 +592,9 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
         elif answer.error is not None or answer.ok is None:
             client.add_pins(pins.UNTRACKED_VARIABLE)
         elif command is _INSERT_ID:
-            client.judge_claim(int(answer.values()[0][0] or 0), backend.reader.insert_id, backend)
+            value = int(answer.values()[0][0] or 0)
+            if client.insert_id_claimed_on is backend or value == backend.reader.insert_id:
+                client.judge_claim(value, backend.reader.insert_id, backend)
         elif command is _FOUND_ROWS:
             client.found_rows = int(answer.values()[0][0] or 0)
         elif command[0] == c.COM_SET_OPTION:

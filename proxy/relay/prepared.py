@@ -63,8 +63,8 @@ class Prepared:
         """The same for one that nobody has executed yet."""
         return self.text, self.settings, b""
 
-    def bind(self, packet: bytes) -> None:
-        """Take the types of a COM_STMT_EXECUTE into the key.
+    def bind(self, packet: bytes, *, mysql: bool) -> None:
+        """Remember the types of a COM_STMT_EXECUTE, even if it never gets as far as the server; take them into the key.
 
         MySQL converts parameters to the types of earlier executions, so only those who bind alike may share. NULL
         (type 6) binds nothing.
@@ -72,7 +72,9 @@ class Prepared:
         n = self.n_params
         flag_at = 14 + (n + 7) // 8
         if n and len(packet) > flag_at + 2 * n and packet[flag_at]:
-            types = packet[flag_at + 1 : flag_at + 1 + 2 * n]
+            types = self.types = packet[flag_at + 1 : flag_at + 1 + 2 * n]
+            if not mysql:
+                return
             if types[::2].find(b"\x06") >= 0 and self.bound:
                 pairs = zip(_pairs(types), _pairs(self.bound), strict=True)
                 types = b"".join([old if new[0] == 6 else new for new, old in pairs])

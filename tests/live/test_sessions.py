@@ -68,8 +68,8 @@ def world(server: Server) -> Iterator[Server]:
     )
 
 
-def connect(proxy: Proxy, **options: bool) -> Raw:
-    return Raw(proxy, *ACCOUNT, DATABASE, timeout=10.0, **options)
+def connect(proxy: Proxy, *, deprecate_eof: bool = True, session_track: bool = True) -> Raw:
+    return Raw(proxy, *ACCOUNT, DATABASE, deprecate_eof=deprecate_eof, session_track=session_track, timeout=10.0)
 
 
 def everything_is_back(proxy: Proxy, backends: int = 1) -> None:
