@@ -147,7 +147,7 @@ class Registry:
                 self._slots.move(backend, IDLE)
                 backend.idle_since = now
                 return
-            if dispatch.hand_over(backend, now):
+            if self._line and dispatch.hand_over(backend, now):
                 return
         assert backend not in dispatch.freed
         dispatch.freed[backend] = None

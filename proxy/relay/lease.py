@@ -168,7 +168,9 @@ def _take(client: Client, backend: Backend) -> None:
 def send(client: Client, backend: Backend) -> None:
     """Write the client's command. From here on it may have been executed."""
     verdict = client.verdict
-    _take(client, backend)
+    if backend.last_client is not client:
+        backend.last_client = client
+        backend.spoiled = True
     if client.kind == QUERY and not verdict.flags & KEEPS_DIAGNOSTICS:
         client.last = backend  # from now on the client's soft state is here
         backend.spoiled = False
@@ -678,8 +680,9 @@ def settle(client: Client, backend: Backend) -> None:
     """The command is over: end the lease if the session may move, then take the client's next command."""
     client.busy = False
     client.statement = None
-    if _may_move(client):
-        _give_back(client, backend)
+    if not client.pins and not client.status & c.SERVER_STATUS_IN_TRANS:
+        client.backend = backend.client = None
+        backend.relay.registry.release(backend)
         if client.relay.draining:
             client.go_on()  # what was sent ahead is refused in words
             client.close("drain")
@@ -693,12 +696,6 @@ def settle(client: Client, backend: Backend) -> None:
 def _may_move(client: Client) -> bool:
     """Nothing ties the session to its backend."""
     return not client.status & c.SERVER_STATUS_IN_TRANS and not client.pins
-
-
-def _give_back(client: Client, backend: Backend) -> None:
-    client.backend = None
-    backend.client = None
-    backend.relay.registry.release(backend)
 
 
 def release_closed(client: Client, backend: Backend, reason: str) -> None:
