@@ -599,7 +599,7 @@ class Client(asyncio.Protocol):
 
     def judge_claim(self, value: int, other: int, backend: Backend | None) -> None:
         """LAST_INSERT_ID() on the backend is `value`: ours if it is what an OK of ours said, else another client's."""
-        if value in (self.insert_id_claim, other):
+        if value and value in (self.insert_id_claim, other):
             self.insert_id = value
             self.insert_id_backend = backend
         self.insert_id_claimed_on = None

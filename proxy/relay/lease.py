@@ -585,6 +585,11 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
     if client.closed:
         reset(backend)
         return
+    if any(answer.error for answer in answers) and _may_move(client) and _could_be_lost(client, commands):
+        # These fail only on a connection that is being ended, by a shutdown as a rule.
+        release_closed(client, backend, "aftercare_failed")
+        _outlive(client, backend)
+        return
     settings = client.settings
     table = client.relay.settings
     for command, answer in zip(commands, answers, strict=True):
