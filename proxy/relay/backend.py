@@ -40,10 +40,12 @@ class Backend(asyncio.Protocol):
     __slots__ = (
         "bare",
         "batch",
+        "bound",
         "capabilities",
         "client",
         "close_reason",
         "idle_since",
+        "insert_id",
         "last_client",
         "leased_since",
         "lost",
@@ -81,7 +83,9 @@ class Backend(asyncio.Protocol):
         self.batch: Batch | None = None
         self.running = False
         self.soft = 0
+        self.insert_id: int | None = 0  # what LAST_INSERT_ID() is here, None if only the server knows
         self.statements: dict[object, int] = {}
+        self.bound: dict[int, bytes] = {}  # the parameter types last sent, by statement id
         self.close_reason = ""
         self.lost = self.reading_paused = self.writing_paused = False
         self.unresettable = False  # a client that left may have left what no reset undoes
@@ -206,8 +210,14 @@ class Backend(asyncio.Protocol):
             self.statements[key] = fresh
         return bool(fresh)
 
+    def forget_statements(self) -> None:
+        """A reset has closed them all."""
+        self.statements.clear()
+        self.bound.clear()
+
     def close_statement(self, statement_id: int) -> None:
         """COM_STMT_CLOSE: the server sends no answer."""
+        self.bound.pop(statement_id, None)
         self.transport.write(frame(bytes((c.COM_STMT_CLOSE,)) + statement_id.to_bytes(4, "little")))
 
     def pause_reading(self) -> None:

@@ -90,8 +90,6 @@ class Client(asyncio.Protocol):
         "initial_settings",
         "insert_id",
         "insert_id_backend",
-        "insert_id_claim",
-        "insert_id_claimed_on",
         "kind",
         "large",
         "last",
@@ -158,8 +156,6 @@ class Client(asyncio.Protocol):
         self.prepared_verdict: Verdict = _PLAIN
         self.insert_id = 0
         self.insert_id_backend: Backend | None = None
-        self.insert_id_claim = 0
-        self.insert_id_claimed_on: Backend | None = None
         self.has_diagnostics = False
         self.diagnostics: Answer | None = None
         self.capturing = 0
@@ -523,7 +519,7 @@ class Client(asyncio.Protocol):
         self.status = self.relay.profile.status & lease.SESSION_FLAGS
         self.settings = self.relay.settings_after_reset(self.initial_settings, self.settings)
         self.insert_id = 0
-        self.insert_id_backend = self.insert_id_claimed_on = None
+        self.insert_id_backend = None
         self.row_count = 0
         self.found_rows = 1
         self.has_diagnostics = False
@@ -588,21 +584,14 @@ class Client(asyncio.Protocol):
             if len(answer.columns) == 3:
                 if self.last is backend:
                     self.diagnostics = answer
-            elif self.insert_id_claimed_on is backend:
-                self.judge_claim(int(answer.values()[0][0] or 0), 0, None)
             elif self.insert_id_backend is backend:
                 self.insert_id = int(answer.values()[0][0] or 0)
                 self.insert_id_backend = None
+                if backend.insert_id is None:
+                    backend.insert_id = self.insert_id
         resume, self.resume = self.resume, None
         if resume is not None and self.backend is resume and not self.closed:
             lease.ready(self, resume)
-
-    def judge_claim(self, value: int, other: int, backend: Backend | None) -> None:
-        """LAST_INSERT_ID() on the backend is `value`: ours if it is what an OK of ours said, else another client's."""
-        if value and value in (self.insert_id_claim, other):
-            self.insert_id = value
-            self.insert_id_backend = backend
-        self.insert_id_claimed_on = None
 
     # Waiting
 

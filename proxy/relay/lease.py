@@ -75,6 +75,8 @@ SOFT_STALE_WARNINGS = 4  # MariaDB keeps warnings until a statement uses a table
 
 _MAX_TRIES = 3
 
+_INSERTS = frozenset((b"insert", b"replace", b"load"))
+
 UNKNOWN_ID = -1  # LAST_INSERT_ID() has changed, and only `insert_id_backend` knows it
 
 NO_RESPONSE = -1  # a client's command that the server does not answer
@@ -84,7 +86,7 @@ _SHOW_WARNINGS = bytes((c.COM_QUERY,)) + b"SHOW WARNINGS"
 _INSERT_ID = bytes((c.COM_QUERY,)) + b"SELECT LAST_INSERT_ID()"
 _CLEAR_WARNINGS = bytes((c.COM_QUERY,)) + b"DO (SELECT 1 FROM (SELECT 1) x)"  # what uses a table clears
 _FOUND_ROWS = bytes((c.COM_QUERY,)) + b"SELECT FOUND_ROWS()"
-_ONLY_SOFT = frozenset((_SHOW_WARNINGS, _INSERT_ID, _FOUND_ROWS))
+_ONLY_SOFT = frozenset((_SHOW_WARNINGS, _FOUND_ROWS))
 
 
 def start(client: Client) -> None:
@@ -138,11 +140,13 @@ def wait(client: Client) -> None:
 def ready(client: Client, backend: Backend) -> None:
     """The client holds a lease: send its command, or what has to come before it."""
     statement = client.statement
-    needs = client.verdict.needs
+    verdict = client.verdict
+    needs = verdict.needs
     if (
         backend.settings is client.settings
         and (backend.last_client is client or not backend.soft)
         and (not needs or at_hand(client, backend, needs))
+        and (verdict.kind not in _INSERTS or _insert_id_here(client, backend))
         and (statement is None or backend.knows(statement))
     ):
         send(client, backend)
@@ -154,9 +158,17 @@ def at_hand(client: Client, backend: Backend, needs: int) -> bool:
     """Whether the soft state that a command reads is on this backend, untouched since the client left it there."""
     if client.last is not backend or backend.last_client is not client:
         return False
-    if needs & NEED_INSERT_ID and (client.insert_id_backend is not backend or client.insert_id_claimed_on is not None):
+    if needs & NEED_INSERT_ID and client.insert_id_backend is not backend:
         return False
     return not backend.spoiled or (needs == NEED_WARNINGS and bool(backend.soft & SOFT_WARNINGS))
+
+
+def _insert_id_here(client: Client, backend: Backend) -> bool:
+    """Whether LAST_INSERT_ID() on the backend is the client's own.
+
+    It must be before an INSERT: for a row whose id the statement gives, it stays what it was (protocol.md C.6).
+    """
+    return client.insert_id_backend is backend or client.insert_id == backend.insert_id
 
 
 def _take(client: Client, backend: Backend) -> None:
@@ -202,7 +214,7 @@ def statement_packet(backend: Backend, statement: Prepared, packet: bytes) -> by
     """The client's command on a prepared statement, with the backend's id for it."""
     statement_id = backend.statements[statement.key]
     if packet[4] == c.COM_STMT_EXECUTE:
-        return execute_packet(packet, statement, statement_id)
+        return execute_packet(packet, statement, statement_id, backend.bound)
     return packet[:5] + statement_id.to_bytes(4, "little") + packet[9:]
 
 
@@ -216,11 +228,10 @@ def prepare(client: Client, backend: Backend) -> None:
         _exchange(client, backend)
         return
     needs = client.verdict.needs
-    if needs & NEED_INSERT_ID and client.insert_id_claimed_on is not None and not client.capturing:
-        if client.insert_id_claimed_on is backend:
-            _look_at_claim(client, backend)
-            return
-        client.judge_claim(client.insert_id_claim, 0, None)  # it died with its backend: what else could it be
+    inserts = client.verdict.kind in _INSERTS
+    if inserts and client.capturing and client.insert_id == UNKNOWN_ID:
+        client.resume = backend
+        return
     if needs and not at_hand(client, backend, needs) and not _soft_state_can_move(client, backend):
         return
     commands: list[bytes] = []
@@ -233,8 +244,10 @@ def prepare(client: Client, backend: Backend) -> None:
         first_prepare = len(commands)
         commands.append(bytes((c.COM_STMT_PREPARE,)) + statement.text)
     _restore(backend, client.settings, commands)
-    if needs & NEED_INSERT_ID and client.insert_id_backend is not backend and client.insert_id != UNKNOWN_ID:
-        commands.append(b"\x03SET last_insert_id=%d" % client.insert_id)
+    if (inserts or needs & NEED_INSERT_ID) and client.insert_id != UNKNOWN_ID:
+        if not _insert_id_here(client, backend):
+            commands.append(b"\x03SET last_insert_id=%d" % client.insert_id)
+            backend.insert_id = client.insert_id
         client.insert_id_backend = backend
         backend.soft |= SOFT_INSERT_ID
     _take(client, backend)
@@ -252,23 +265,6 @@ def prepare(client: Client, backend: Backend) -> None:
         _prepared(client, backend, answers, first_restore, first_prepare)
 
     backend.run_batch(commands, done)
-
-
-def _look_at_claim(client: Client, backend: Backend) -> None:
-    """The command reads LAST_INSERT_ID(), and it is not certain yet whether the last INSERT set it."""
-
-    def done(answers: list[Answer] | None) -> None:
-        if answers is None:
-            return
-        if client.closed:
-            reset(backend)
-            return
-        row = answers[0].values()[0] if answers[0].error is None else [b"0"]
-        client.judge_claim(int(row[0] or 0), 0, backend)
-        backend.spoiled = True
-        ready(client, backend)
-
-    backend.run_batch((_INSERT_ID,), done)
 
 
 def _prepared(client: Client, backend: Backend, answers: Sequence[Answer], restore_at: int, prepare_at: int) -> None:
@@ -345,7 +341,8 @@ def _restore(backend: Backend, want: Settings, commands: list[bytes]) -> None:
         if have is not None:
             commands.append(_RESET)
             commands.append(relay.profile.track_command)
-            backend.statements.clear()
+            backend.forget_statements()
+            backend.insert_id = 0
             relay.stats.resets += 1
         plan = restore_after_reset(want, None if have is None else have.schema)
     commands.extend(plan)
@@ -392,9 +389,7 @@ def _ask_for_soft_state(backend: Backend, commands: list[bytes]) -> Client | Non
         return None
     if backend.soft & SOFT_WARNINGS and owner.last is backend:
         commands.append(_SHOW_WARNINGS)
-    if backend.soft & SOFT_INSERT_ID and owner.insert_id_claimed_on is backend:
-        commands.append(_INSERT_ID)
-    elif backend.soft & SOFT_INSERT_ID and owner.insert_id_backend is backend:
+    if backend.soft & SOFT_INSERT_ID and owner.insert_id_backend is backend:
         if owner.insert_id == UNKNOWN_ID:
             commands.append(_INSERT_ID)
         else:
@@ -458,6 +453,7 @@ def finish(backend: Backend, client: Client | None) -> None:
         or reader.warnings
         or client.kind != QUERY
         or client.verdict.flags != PLAIN
+        or (reader.had_rows and client.verdict.kind in _INSERTS)
         or (statement is not None and statement.private)
     ):
         _finish_carefully(client, backend, reader)
@@ -486,18 +482,12 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         if reader.had_rows:
             client.found_rows = reader.rows
     sets = verdict.flags & SETS_INSERT_ID or verdict.pins & pins.OPAQUE
-    if sets or (reader.insert_id and client.insert_id_backend is backend):
+    lost_id = client.insert_id == UNKNOWN_ID and client.insert_id_backend is not backend
+    if reader.insert_id or (not lost_id and (sets or ((reader.had_rows or error) and verdict.kind in _INSERTS))):
         backend.soft |= SOFT_INSERT_ID
+        backend.insert_id = None
         client.insert_id = UNKNOWN_ID
         client.insert_id_backend = backend
-    elif reader.insert_id:
-        # An id that the statement gave comes in the OK too, but LAST_INSERT_ID() stays what another client left here.
-        # It is a claim, looked at when somebody asks or takes the backend; a second one is looked at now.
-        backend.soft |= SOFT_INSERT_ID
-        if client.insert_id_claimed_on is not None:
-            commands.append(_INSERT_ID)
-        else:
-            client.insert_id_claim, client.insert_id_claimed_on = reader.insert_id, backend
     if not verdict.flags & KEEPS_DIAGNOSTICS:
         if client.last is not backend:
             client.last = backend
@@ -518,6 +508,8 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         _follow_status(client, reader.status)
     if error is not None:
         client.relay.stats.errors[(error.code, "server")] += 1
+        if statement is not None:
+            backend.bound.pop(backend.statements.get(statement.key, 0), None)  # nobody knows how far it came
         if verdict.readback and not verdict.flags & PINS_ON_SUCCESS:
             client.add_pins(pins.UNTRACKED_VARIABLE)  # an earlier statement of the text may have set it
         # A trigger may have set a variable before the error. Where nothing else has changed, MariaDB does not tell.
@@ -598,10 +590,6 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
             backend.soft &= ~SOFT_WARNINGS
         elif answer.error is not None or answer.ok is None:
             client.add_pins(pins.UNTRACKED_VARIABLE)
-        elif command is _INSERT_ID:
-            value = int(answer.values()[0][0] or 0)
-            if client.insert_id_claimed_on is backend or value == backend.reader.insert_id:
-                client.judge_claim(value, backend.reader.insert_id, backend)
         elif command is _FOUND_ROWS:
             client.found_rows = int(answer.values()[0][0] or 0)
         elif command[0] == c.COM_SET_OPTION:
@@ -752,7 +740,8 @@ def reset(backend: Backend) -> None:
     if backend.slot == LEASED:
         relay.registry.begin_reset(backend)
     relay.stats.resets += 1
-    backend.statements.clear()
+    backend.forget_statements()
+    backend.insert_id = 0
     backend.settings = None
 
     def done(answers: list[Answer] | None) -> None:

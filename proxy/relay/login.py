@@ -126,6 +126,8 @@ async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
     except TimeoutError:
         if login.waits_for_server:
             failure = Failure(FailureKind.TIMEOUT, c.ER_CON_COUNT, "listen.login_timeout")
+            if relay.registry.down_since is not None:
+                failure = Failure(FailureKind.DOWN)
             code, state, text = relay.describe_failure(failure, None)
             _refuse(stream, Err(code, state, text.encode()))
         else:

@@ -31,6 +31,7 @@ class Prepared:
         "long_data",
         "n_params",
         "settings",
+        "shared_key",
         "text",
         "types",
         "verdict",
@@ -46,6 +47,7 @@ class Prepared:
         self.types = b""
         self.bound = b""  # on MySQL: the types that count for sharing
         self.cursor = self.long_data = False
+        self.shared_key: object = (text, settings, b"")
         self.failure: Err | None = None  # of long data, which has no answer: the execution's answer
 
     @property
@@ -56,7 +58,7 @@ class Prepared:
     @property
     def key(self) -> object:
         """What a backend knows this statement by."""
-        return self if self.private else (self.text, self.settings, self.bound)
+        return self if self.cursor or self.long_data else self.shared_key
 
     @property
     def fresh_key(self) -> object:
@@ -78,18 +80,21 @@ class Prepared:
             if types[::2].find(b"\x06") >= 0 and self.bound:
                 pairs = zip(_pairs(types), _pairs(self.bound), strict=True)
                 types = b"".join([old if new[0] == 6 else new for new, old in pairs])
-            self.bound = types
+            if types != self.bound:
+                self.bound = types
+                self.shared_key = (self.text, self.settings, types)
 
 
 def _pairs(types: bytes) -> list[bytes]:
     return [types[i : i + 2] for i in range(0, len(types), 2)]
 
 
-def execute_packet(packet: bytes, statement: Prepared, statement_id: int) -> bytes:
+def execute_packet(packet: bytes, statement: Prepared, statement_id: int, bound: dict[int, bytes]) -> bytes:
     """Return the COM_STMT_EXECUTE frames of a client for a backend, where the statement has `statement_id`.
 
-    Parameter types travel only when the client sends them anew; a backend may have been bound by someone else since,
-    so they are remembered, and put in where they are missing (B.4). Raises ProtocolError for a malformed packet.
+    Parameter types travel only when the client sends them anew; a backend may have been bound by someone else since
+    (`bound`: the types by statement id), so they are remembered, and put in where they are missing (B.4). Raises
+    ProtocolError for a malformed packet.
     """
     ident = statement_id.to_bytes(4, "little")
     n = statement.n_params
@@ -102,10 +107,11 @@ def execute_packet(packet: bytes, statement: Prepared, statement_id: int) -> byt
         types = packet[flag_at + 1 : flag_at + 1 + 2 * n]
         if len(types) < 2 * n:
             raise ProtocolError("COM_STMT_EXECUTE ends inside its parameter types", c.ER_MALFORMED_PACKET)
-        statement.types = types
+        statement.types = bound[statement_id] = types
         return packet[:5] + ident + packet[9:]
-    if not statement.types:
+    if not statement.types or bound.get(statement_id) == statement.types:
         return packet[:5] + ident + packet[9:]
+    bound[statement_id] = statement.types
     size = packet[0] | packet[1] << 8 | packet[2] << 16
     payload = packet[4:] if size < MAX_FRAME else join_frames(packet)
     flag_at -= 4

@@ -73,8 +73,9 @@ class PacketStream(asyncio.Protocol):
             await self._waiter
 
     def write_packet(self, payload: bytes) -> None:
-        """Send `payload` with the next sequence id."""
-        assert self.transport is not None
+        """Send `payload` with the next sequence id. Raises PeerGone."""
+        if self.transport is None or self.transport.is_closing():
+            raise self._gone or PeerGone("connection closed")
         self.transport.write(frame(payload, self._reader.expect))
         self._reader.expect = (self._reader.expect + 1) & 0xFF
 

@@ -202,8 +202,6 @@ def test_what_was_asked_of_the_last_client_comes_before_the_restore(make_world, 
     owner = world.app(schema=b"a")
     server = world.settled(owner)
     owner.query(b"SELECT LAST_INSERT_ID(7)")
-    assert server.take() == [query(b"SET last_insert_id=0")]
-    server.ok()
     server.take()
     server.rows(b"7", warnings=1)
     other = world.app(schema=b"b")

@@ -87,8 +87,6 @@ def test_a_client_that_leaves_while_another_is_asked_for_its_soft_state_takes_no
     owner, app = world.app(), world.app()
     owner.query(b"SELECT LAST_INSERT_ID(7)")
     server = world.server
-    assert server.take() == [query(b"SET last_insert_id=0")]
-    server.ok()
     server.take()
     server.rows(b"7")
     app.query(b"SELECT 1")
@@ -103,8 +101,6 @@ def test_a_client_that_leaves_while_it_waits_for_its_own_soft_state_gives_its_le
     app, other = world.app(), world.app()
     app.query(b"SELECT LAST_INSERT_ID(7)")
     first = world.server
-    assert first.take() == [query(b"SET last_insert_id=0")]
-    first.ok()
     first.take()
     first.rows(b"7")
     other.query(b"SELECT 1")

@@ -26,20 +26,13 @@ WARNING = (b"Warning", b"1265", b"Data truncated")
 
 
 def insert(world: World, app: App, *, warnings: int = 0, ident: int = 7) -> Server:
-    """Three INSERTs with an auto_increment; returns the server that alone has the soft state of the last one.
-
-    After the first it is a claim that LAST_INSERT_ID() is ours, after the second it has been looked at.
-    """
-    for number, warned in ((ident - 2, 0), (ident - 1, 0), (ident, warnings)):
-        app.query(b"INSERT INTO t VALUES (1)")
-        backend = app.client.backend
-        server = next(server for server in world.servers if server.backend is backend)
-        server.take()
-        server.ok(affected_rows=1, last_insert_id=number, warnings=warned)
-        assert app.ok()
-        if number < ident and server.backend.batch is not None:
-            assert server.take() == [INSERT_ID]
-            server.rows(b"%d" % number)
+    """An INSERT with an auto_increment; returns the server that alone has its soft state."""
+    app.query(b"INSERT INTO t VALUES (1)")
+    backend = app.client.backend
+    server = next(server for server in world.servers if server.backend is backend)
+    server.take()
+    server.ok(affected_rows=1, last_insert_id=ident, warnings=warnings)
+    assert app.ok()
     assert server.take() == []
     return server
 
@@ -117,77 +110,66 @@ def test_warnings_that_nobody_asks_for_do_not_reach_the_next_client_of_a_mariadb
     assert server.take() == [query(b"SELECT 1")]
 
 
-def insert_once(world: World, app: App, ident: int) -> Server:
-    """One INSERT whose OK carries `ident`, on a backend whose LAST_INSERT_ID() may be somebody else's."""
-    app.query(b"INSERT INTO t VALUES (1)")
-    server = world.server
-    server.take()
-    server.ok(affected_rows=1, last_insert_id=ident)
-    assert app.ok()
-    assert server.take() == [], "an INSERT costs no command of ours"
-    return server
-
-
-@pytest.mark.parametrize(("found", "expected"), [(b"7", 7), (b"3", 0)], ids=["generated", "given by the statement"])
-def test_the_id_in_an_ok_is_looked_at_when_another_client_takes_the_backend(make_world, found, expected):
+def test_an_insert_begins_with_the_clients_own_last_insert_id(make_world):
+    """Else a row whose id the statement gives would leave another client's for LAST_INSERT_ID()."""
     world = make_world(cap=1)
     app, other = world.app(), world.app()
-    server = insert_once(world, app, 7)
-    other.query(b"SELECT 'other'")
-    assert server.take() == [INSERT_ID]
-    server.rows(found)
-    assert server.take() == [query(b"SELECT 'other'")]
-    server.rows(b"other")
-    app.query(b"SELECT LAST_INSERT_ID()")
-    assert server.take() == [query(b"SET last_insert_id=%d" % expected)]
+    server = insert(world, app)
+    other.query(b"INSERT INTO t (id) VALUES (7)")
+    assert server.take() == [INSERT_ID, query(b"SET last_insert_id=0")]
+    server.rows(b"7")
+    server.ok()
+    assert server.take() == [query(b"INSERT INTO t (id) VALUES (7)")]
+    server.ok(affected_rows=1, last_insert_id=7)
+    assert other.ok()
+    other.query(b"SELECT LAST_INSERT_ID()")
+    assert server.take() == [query(b"SELECT LAST_INSERT_ID()")]
 
 
-@pytest.mark.parametrize("found", [b"7", b"3"], ids=["generated", "given by the statement"])
-def test_the_id_in_an_ok_is_looked_at_when_its_client_asks(make_world, found):
+def test_inserts_of_one_client_cost_no_command_of_ours(make_world):
     world = make_world(cap=1)
     app = world.app()
-    server = insert_once(world, app, 7)
-    app.query(b"SELECT LAST_INSERT_ID() + 1")
-    assert server.take() == [INSERT_ID]
-    server.rows(found)
-    if found != b"7":
-        assert server.take() == [query(b"SET last_insert_id=0")]
-        server.ok()
-    assert server.take() == [query(b"SELECT LAST_INSERT_ID() + 1")]
+    for ident in range(1, 5):
+        app.query(b"INSERT INTO t VALUES (1)")
+        assert world.server.take() == [query(b"INSERT INTO t VALUES (1)")]
+        world.server.ok(affected_rows=1, last_insert_id=ident)
+        assert app.ok()
 
 
-def test_the_id_in_an_ok_is_believed_when_its_backend_died(world: World):
-    app = world.app()
-    insert_once(world, app, 7).die()
-    app.query(b"SELECT LAST_INSERT_ID()")
-    assert world.server.take()[-1] == query(b"SET last_insert_id=7")
-
-
-def test_last_insert_id_is_set_again_on_another_backend(make_world):
+def test_last_insert_id_is_set_again_where_another_client_has_left_its_own(make_world):
     world = make_world(cap=1)
     app, other = world.app(), world.app()
     server = insert(world, app)
     take_over(server, other)
     app.query(b"SELECT LAST_INSERT_ID()")
-    assert server.take() == [query(b"SET last_insert_id=7")]
+    assert server.take() == [query(b"SELECT LAST_INSERT_ID()")], "nobody has changed it"
+    server.rows(b"7")
+    other.query(b"SELECT LAST_INSERT_ID()")
+    assert server.take() == [query(b"SET last_insert_id=0")]
     server.ok()
     assert server.take() == [query(b"SELECT LAST_INSERT_ID()")]
-    server.rows(b"7")
-    assert app.rows() == [[b"7"]]
+    server.rows(b"0")
     app.query(b"SELECT LAST_INSERT_ID()")
-    assert server.take() == [query(b"SELECT LAST_INSERT_ID()")]
+    assert server.take() == [query(b"SET last_insert_id=7")]
 
 
 def test_a_statement_in_between_does_not_make_another_backends_last_insert_id_ours(make_world):
     world = make_world(cap=1)
     app, other = world.app(), world.app()
     server = insert(world, app)
-    take_over(server, other)
-    world.settled(app)
+    other.query(b"SELECT LAST_INSERT_ID(9)")
+    assert server.take() == [INSERT_ID, query(b"SET last_insert_id=0")]
+    server.rows(b"7")
+    server.ok()
+    server.take()
+    server.rows(b"9")
+    app.query(b"SELECT 1")
+    assert server.take() == [INSERT_ID]
+    server.rows(b"9")
+    server.take()
+    server.rows(b"1")
     app.query(b"SELECT LAST_INSERT_ID()")
     assert server.take() == [query(b"SET last_insert_id=7")]
-    server.ok()
-    assert server.take() == [query(b"SELECT LAST_INSERT_ID()")]
 
 
 def test_who_never_inserted_gets_zero_and_not_the_last_clients_id(make_world):
