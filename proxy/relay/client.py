@@ -43,7 +43,8 @@ _KEEPS_DIAGNOSTICS = cl.Verdict(b"", flags=cl.PLAIN | cl.KEEPS_DIAGNOSTICS)
 
 _COUNT_LABELS = {cl.SHOW_COUNT_WARNINGS: b"@@session.warning_count", cl.SHOW_COUNT_ERRORS: b"@@session.error_count"}
 
-_QUERY_HEAD = bytes((0, c.COM_QUERY))  # sequence id and command
+_QUERY_HEAD, _EXECUTE_HEAD = bytes((0, c.COM_QUERY)), bytes((0, c.COM_STMT_EXECUTE))  # sequence id and command
+_STATEMENT_HEADS = (_QUERY_HEAD, _EXECUTE_HEAD)
 _LEX_FLAGS = c.SERVER_STATUS_NO_BACKSLASH_ESCAPES | c.SERVER_STATUS_ANSI_QUOTES
 
 # Commands whose only treatment is to go to a backend, with the kind of their response.
@@ -174,12 +175,13 @@ class Client(asyncio.Protocol):
     # What the client sends
 
     def data_received(self, data: bytes) -> None:
-        """Take what arrived; run the next command if none runs. Hot: one whole COM_QUERY takes the short way."""
+        """Take what arrived; run the next command if none runs. Hot: one whole statement takes the short way."""
         relay = self.relay
         have = len(data)
         relay.stats.bytes_from_clients += have
+        head = data[3:5]
         if (
-            data[3:5] == _QUERY_HEAD
+            head in _STATEMENT_HEADS
             and not self.busy
             and not self.buffer
             and not self.slow
@@ -187,10 +189,13 @@ class Client(asyncio.Protocol):
             and data[0] | data[1] << 8 | data[2] << 16 == have - 4
             and have <= relay.request_buffer
         ):
-            relay.stats.commands[c.COM_QUERY] += 1
+            relay.stats.commands[data[4]] += 1
             self.reply_seq = 1
             self.packet = data
-            self._query(data[5:])
+            if head == _QUERY_HEAD:
+                self._query(data[5:])
+            else:
+                self._execute(data)
             return
         if self.upload is not None:
             self._file_data(data)
@@ -414,9 +419,11 @@ class Client(asyncio.Protocol):
         self.next_statement_id += 1
 
     def _execute(self, packet: bytes) -> None:
-        statement = self._statement(packet, "mysqld_stmt_execute")
-        if statement is None:
-            return
+        statement = self.statements.get(int.from_bytes(packet[5:9], "little")) if self.statements else None
+        if statement is None or len(packet) < 9:
+            statement = self._statement(packet, "mysqld_stmt_execute")
+            if statement is None:
+                return
         if len(packet) < 14:
             self.malformed("COM_STMT_EXECUTE is too short", c.ER_MALFORMED_PACKET)
             return
@@ -426,7 +433,8 @@ class Client(asyncio.Protocol):
             return
         if packet[9]:
             statement.cursor = True  # it belongs to this client alone, so its statement must not be shared
-        statement.bind(packet, mysql=not self.relay.profile.mariadb)
+        if statement.n_params and len(packet) > statement.flag_at and packet[statement.flag_at]:
+            statement.bind(packet, mysql=not self.relay.profile.mariadb)
         self._run(statement.verdict, QUERY, statement)
 
     def _fetch(self, packet: bytes) -> None:

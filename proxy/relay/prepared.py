@@ -28,6 +28,7 @@ class Prepared:
         "bound",
         "cursor",
         "failure",
+        "flag_at",
         "long_data",
         "n_params",
         "settings",
@@ -44,6 +45,7 @@ class Prepared:
         self.settings = settings
         self.verdict = verdict
         self.n_params = n_params
+        self.flag_at = 14 + (n_params + 7) // 8  # in a COM_STMT_EXECUTE: new_params_bind_flag, and behind it the types
         self.types = b""
         self.bound = b""  # on MySQL: the types that count for sharing
         self.cursor = self.long_data = False
@@ -66,14 +68,13 @@ class Prepared:
         return self.text, self.settings, b""
 
     def bind(self, packet: bytes, *, mysql: bool) -> None:
-        """Remember the types of a COM_STMT_EXECUTE, even if it never gets as far as the server; take them into the key.
+        """Remember the types of a COM_STMT_EXECUTE, even if it never gets to the server; take them into the key.
 
         MySQL converts parameters to the types of earlier executions, so only those who bind alike may share. NULL
         (type 6) binds nothing.
         """
-        n = self.n_params
-        flag_at = 14 + (n + 7) // 8
-        if n and len(packet) > flag_at + 2 * n and packet[flag_at]:
+        n, flag_at = self.n_params, self.flag_at
+        if len(packet) > flag_at + 2 * n:
             types = self.types = packet[flag_at + 1 : flag_at + 1 + 2 * n]
             if not mysql:
                 return
@@ -100,7 +101,7 @@ def execute_packet(packet: bytes, statement: Prepared, statement_id: int, bound:
     n = statement.n_params
     if not n:
         return packet[:5] + ident + packet[9:]
-    flag_at = 14 + (n + 7) // 8
+    flag_at = statement.flag_at
     if len(packet) <= flag_at:
         raise ProtocolError("COM_STMT_EXECUTE ends inside its parameters", c.ER_MALFORMED_PACKET)
     if packet[flag_at]:
