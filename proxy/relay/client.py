@@ -435,7 +435,12 @@ class Client(asyncio.Protocol):
             statement.cursor = True  # it belongs to this client alone, so its statement must not be shared
         if statement.n_params and len(packet) > statement.flag_at and packet[statement.flag_at]:
             statement.bind(packet, mysql=not self.relay.profile.mariadb)
-        self._run(statement.verdict, QUERY, statement)
+        self.verdict = statement.verdict
+        self.kind = QUERY
+        self.statement = statement
+        self.tries = 0
+        self.busy = True
+        lease.start(self)
 
     def _fetch(self, packet: bytes) -> None:
         statement = self._statement(packet, "mysqld_stmt_fetch")

@@ -147,7 +147,7 @@ def ready(client: Client, backend: Backend) -> None:
         and (backend.last_client is client or not backend.soft)
         and (not needs or at_hand(client, backend, needs))
         and (verdict.kind not in _INSERTS or _insert_id_here(client, backend))
-        and (statement is None or backend.knows(statement))
+        and (statement is None or statement.key in backend.statements or backend.knows(statement))
     ):
         send(client, backend)
     else:
@@ -194,7 +194,11 @@ def send(client: Client, backend: Backend) -> None:
         if statement.private:
             client.add_pins((pins.CURSOR if statement.cursor else 0) | (pins.LONG_DATA if statement.long_data else 0))
         try:
-            packet = statement_packet(backend, statement, packet)
+            statement_id = backend.statements[statement.key]
+            if packet[4] == c.COM_STMT_EXECUTE:
+                packet = execute_packet(packet, statement, statement_id, backend.bound)
+            else:
+                packet = packet[:5] + statement_id.to_bytes(4, "little") + packet[9:]
         except ProtocolError as exc:
             client.malformed(str(exc), exc.code)
             return
@@ -208,14 +212,6 @@ def send(client: Client, backend: Backend) -> None:
     reader.session_track = client.session_track
     reader.mid_status = client.status
     backend.send(packet, client.kind, client.next_statement_id)
-
-
-def statement_packet(backend: Backend, statement: Prepared, packet: bytes) -> bytes:
-    """The client's command on a prepared statement, with the backend's id for it."""
-    statement_id = backend.statements[statement.key]
-    if packet[4] == c.COM_STMT_EXECUTE:
-        return execute_packet(packet, statement, statement_id, backend.bound)
-    return packet[:5] + statement_id.to_bytes(4, "little") + packet[9:]
 
 
 # Before the statement
