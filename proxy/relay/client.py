@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .internal import Answer
     from .relay import Relay
 
-RESERVE = -2  # a lease for a command that is still arriving
 
 # From here on the transport's buffer counts as read-ahead.
 WRITE_HIGH, WRITE_LOW = 64 * 1024, 16 * 1024
@@ -79,7 +78,6 @@ class Client(asyncio.Protocol):
         "capabilities",
         "capturing",
         "closed",
-        "connected_at",
         "deprecate_eof",
         "diagnostics",
         "file_left",
@@ -137,7 +135,7 @@ class Client(asyncio.Protocol):
         self.status = relay.profile.status & lease.SESSION_FLAGS
         self.address = self.program = ""
         self.user = pool.account.name
-        self.connected_at = self.idle_since = relay.loop.time()
+        self.idle_since = relay.loop.time()
         self.backend: Backend | None = None
         self.last: Backend | None = None
         self.waiter: Waiter | None = None
@@ -342,7 +340,7 @@ class Client(asyncio.Protocol):
         self.packet = b"\0"  # not sent yet
         self.reply_seq = 1
         self.verdict = _PLAIN
-        self.kind = RESERVE
+        self.kind = lease.RESERVE
         self.statement = None
         self.tries = 0
         if self.backend is not None:
@@ -351,7 +349,7 @@ class Client(asyncio.Protocol):
         if not self.paused:
             self.paused = True
             self.transport.pause_reading()
-        lease.reserve(self)
+        lease.start(self)
 
     def reserved(self) -> None:
         """The lease for a large command is there."""
@@ -613,7 +611,7 @@ class Client(asyncio.Protocol):
         self.waiter = None
         self.backend = backend
         backend.client = self
-        if self.kind == RESERVE:
+        if self.kind == lease.RESERVE:
             self.reserved()
         else:
             lease.ready(self, backend)
@@ -625,7 +623,7 @@ class Client(asyncio.Protocol):
             self.refuse_shutdown()
             return
         code, state, text = self.relay.describe_failure(failure, waiter)
-        if self.kind == RESERVE:
+        if self.kind == lease.RESERVE:
             self.die(Err(code, state, text.encode()), True)
         else:
             self.fail(code, state, text)

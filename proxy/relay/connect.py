@@ -22,7 +22,7 @@ from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Err, Greeting, HandshakeResponse, parse_auth_switch, parse_err
 
-from .stream import PacketStream, PeerGone
+from .stream import PacketStream
 
 # What every backend speaks (protocol.md 0.3), whatever its clients can do.
 ALWAYS = (
@@ -162,6 +162,3 @@ async def _send_secret(stream: PacketStream, password: bytes, nonce: bytes, priv
     # SHA-1 is what the protocol says for this padding.
     oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303
     stream.write_packet(key.encrypt(auth.xor_nonce(password + b"\0", nonce), oaep))
-
-
-__all__ = ["KEY", "Login", "PeerGone", "Refused", "connect"]

@@ -80,6 +80,7 @@ _INSERTS = frozenset((b"insert", b"replace", b"load"))
 UNKNOWN_ID = -1  # LAST_INSERT_ID() has changed, and only `insert_id_backend` knows it
 
 NO_RESPONSE = -1  # a client's command that the server does not answer
+RESERVE = -2  # a lease for a command that is still arriving
 
 _RESET = bytes((c.COM_RESET_CONNECTION,))
 _SHOW_WARNINGS = bytes((c.COM_QUERY,)) + b"SHOW WARNINGS"
@@ -90,7 +91,7 @@ _ONLY_SOFT = frozenset((_SHOW_WARNINGS, _FOUND_ROWS))
 
 
 def start(client: Client) -> None:
-    """`client.packet` is a complete command: run it on a backend, now or when there is one."""
+    """Run the command in `client.packet` on a backend, now or when there is one; RESERVE only gets the lease."""
     backend = client.backend
     if backend is None:
         relay = client.relay
@@ -102,23 +103,12 @@ def start(client: Client) -> None:
         if backend is None:
             wait(client)
             return
+        if client.kind == RESERVE:
+            client.granted(backend)
+            return
         client.backend = backend
         backend.client = client
     ready(client, backend)
-
-
-def reserve(client: Client) -> None:
-    """Get the client a lease for a command that is still arriving."""
-    relay = client.relay
-    if relay.draining:
-        client.refuse_shutdown()
-        return
-    settings = client.settings
-    backend = relay.registry.acquire_nowait(client.pool, settings, settings.schema is None, client.last, client)
-    if backend is None:
-        wait(client)
-    else:
-        client.granted(backend)
 
 
 def wait(client: Client) -> None:
@@ -171,18 +161,17 @@ def _insert_id_here(client: Client, backend: Backend) -> bool:
     return client.insert_id_backend is backend or client.insert_id == backend.insert_id
 
 
-def _take(client: Client, backend: Backend) -> None:
-    if backend.last_client is not client:
-        backend.last_client = client
-        backend.spoiled = True
+def _take_over(client: Client, backend: Backend) -> None:
+    """Another client's backend becomes this client's, without soft state of its own on it."""
+    backend.last_client = client
+    backend.spoiled = True
 
 
 def send(client: Client, backend: Backend) -> None:
     """Write the client's command. From here on it may have been executed."""
     verdict = client.verdict
     if backend.last_client is not client:
-        backend.last_client = client
-        backend.spoiled = True
+        _take_over(client, backend)
     if client.kind == QUERY and not verdict.flags & KEEPS_DIAGNOSTICS:
         client.last = backend  # from now on the client's soft state is here
         backend.spoiled = False
@@ -246,7 +235,8 @@ def prepare(client: Client, backend: Backend) -> None:
             backend.insert_id = client.insert_id
         client.insert_id_backend = backend
         backend.soft |= SOFT_INSERT_ID
-    _take(client, backend)
+    if backend.last_client is not client:
+        _take_over(client, backend)
     if not commands:
         send(client, backend)
         return
@@ -760,7 +750,7 @@ def lost(backend: Backend, client: Client) -> None:
     free = not client.pins and not client.status & c.SERVER_STATUS_IN_TRANS
     if unsent and free and client.tries < _MAX_TRIES:
         client.tries += 1
-        (reserve if client.large is not None else start)(client)
+        start(client)
         return
     if not client.busy:
         client.close("backend_lost")

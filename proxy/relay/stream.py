@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from proxy.wire.framing import PacketReader, ProtocolError, frame
+from proxy.wire.framing import PacketReader, frame
 
 LOGIN_PACKET_LIMIT = 64 * 1024
 
@@ -87,6 +87,3 @@ class PacketStream(asyncio.Protocol):
         if self._gone is not None or self.transport is None:
             raise self._gone or PeerGone("never connected")
         return self.transport, self._reader.take_rest()
-
-
-__all__ = ["PacketStream", "PeerGone", "ProtocolError"]

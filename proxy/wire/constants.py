@@ -34,28 +34,6 @@ COM_CLONE = 0x20
 COM_SUBSCRIBE_GROUP_REPLICATION_STREAM = 0x21
 COM_STMT_BULK_EXECUTE = 0xFA
 
-COMMAND_NAMES: dict[int, str] = {
-    COM_QUIT: "quit",
-    COM_INIT_DB: "init_db",
-    COM_QUERY: "query",
-    COM_FIELD_LIST: "field_list",
-    COM_STATISTICS: "statistics",
-    COM_PROCESS_INFO: "process_info",
-    COM_PROCESS_KILL: "process_kill",
-    COM_DEBUG: "debug",
-    COM_PING: "ping",
-    COM_CHANGE_USER: "change_user",
-    COM_STMT_PREPARE: "stmt_prepare",
-    COM_STMT_EXECUTE: "stmt_execute",
-    COM_STMT_SEND_LONG_DATA: "stmt_send_long_data",
-    COM_STMT_CLOSE: "stmt_close",
-    COM_STMT_RESET: "stmt_reset",
-    COM_SET_OPTION: "set_option",
-    COM_STMT_FETCH: "stmt_fetch",
-    COM_RESET_CONNECTION: "reset_connection",
-    COM_REFRESH: "refresh",
-}
-
 # Capabilities (A.2)
 CLIENT_LONG_PASSWORD = 1 << 0  # clear means MariaDB
 CLIENT_FOUND_ROWS = 1 << 1

@@ -25,12 +25,9 @@ GOOD = HandshakeResponse(
 
 
 @pytest.fixture
-def pooler(mariadb: Server, module_proxy: Start, request: pytest.FixtureRequest) -> Proxy:
+def pooler(mariadb: Server, shared_proxy: Start) -> Proxy:
     """One pooler for the module."""
-    module = request.module
-    if not hasattr(module, "_pooler"):
-        module._pooler = module_proxy(mariadb, max_connections=2, listen__login_timeout="2s")
-    return module._pooler
+    return shared_proxy(mariadb, max_connections=2, listen__login_timeout="2s")
 
 
 @pytest.fixture
