@@ -22,7 +22,7 @@ from proxy.wire import auth
 from proxy.wire import constants as c
 from proxy.wire.packets import Err, Greeting
 
-from . import lease
+from . import soft
 from .backend import Backend
 from .connect import KEY, Refused, connect
 
@@ -180,7 +180,7 @@ class Accounts:
             raise WaitOver(Failure(FailureKind.DOWN)) from exc
         error = answers[0].error
         if error is not None:
-            backend.soft |= lease.SOFT_STALE_WARNINGS
+            backend.soft |= soft.STALE_WARNINGS
         if error is None:
             self._schemas.add(known)
             backend.bare = False
@@ -220,7 +220,7 @@ class Accounts:
                     self.relay.registry.release(future.result())
                 raise
         captured: asyncio.Event = asyncio.Event()
-        if lease.capture_before_close(backend, captured.set):
+        if soft.capture_before_close(backend, captured.set):
             await captured.wait()
         return backend
 

@@ -18,7 +18,7 @@ from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError, frame
 from proxy.wire.response import ResponseReader
 
-from . import lease
+from . import aftercare, lease, upload
 from .internal import Answer, Batch
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ class Backend(asyncio.Protocol):
                 if reader.extra:
                     self.broken("bytes behind the end of a response")
                 else:
-                    lease.finish(self, client)
+                    aftercare.finish(self, client)
             elif reader.local:
-                lease.file_wanted(self, client)
+                upload.file_wanted(self, client)
             return
         self._own_data(data)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.session import pins
 from proxy.wire import constants as c
 from proxy.wire.framing import MAX_FRAME, ProtocolError, frame
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from proxy.session.classify import Verdict
     from proxy.session.state import Settings
     from proxy.wire.packets import Err
+
+    from .backend import Backend
+    from .client import Client
 
 LAST_PREPARED = 0xFFFFFFFF  # MariaDB: "the statement prepared last"
 
@@ -128,3 +132,21 @@ def join_frames(packet: bytes) -> bytes:
         parts.append(packet[pos + 4 : pos + 4 + size])
         pos += 4 + size
     return b"".join(parts)
+
+
+def end_private(client: Client, statement: Prepared, backend: Backend | None) -> None:
+    """Cursor and long data are over: the statement can be shared again."""
+    statement_id = backend.statements.pop(statement, 0) if backend is not None else 0
+    if statement_id and backend is not None and not backend.lost:
+        backend.close_statement(statement_id)
+    statement.cursor = statement.long_data = False
+    _recount_pins(client)
+
+
+def _recount_pins(client: Client) -> None:
+    """Pinned by cursors and long data exactly while there are some."""
+    held = client.statements.values() if client.statements else ()
+    if not any(statement.cursor for statement in held):
+        client.drop_pins(pins.CURSOR)
+    if not any(statement.long_data for statement in held):
+        client.drop_pins(pins.LONG_DATA)

@@ -21,7 +21,7 @@ from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Greeting, HandshakeResponse
 
-from . import lease, login, numbers
+from . import login, numbers, soft
 from .accounts import Accounts, WaitOver
 from .backend import Backend
 from .connect import Refused, connect
@@ -387,7 +387,7 @@ class Relay:
 
     def _close_backend(self, backend: Backend, reason: str) -> None:
         """The registry wants it closed: an idle one, whose last client may still ask for its soft state."""
-        if not lease.capture_before_close(backend, lambda: backend.close(reason)):
+        if not soft.capture_before_close(backend, lambda: backend.close(reason)):
             backend.close(reason)
 
     def backend_closing(self, backend: Backend) -> None:

@@ -59,6 +59,10 @@ PIN_NAMES: Final[dict[int, str]] = {
     NEXT_TRANSACTION: "next_transaction",
 }
 
+# What a COM_RESET_CONNECTION does not undo (protocol.md D.1): such a backend is closed.
+# OPAQUE is among them because a procedure or an EXECUTE can SET ROLE, which nothing reports.
+UNRESETTABLE: Final = ROLE | RESOURCE_GROUP | PROFILING | XA | OPAQUE
+
 # Session variables whose value must not be carried to another backend: replaying them would be wrong (a one-shot
 # would act twice, a thread id would lie), so the session stays where it set them.
 _VARIABLE_PINS: Final[dict[bytes, int]] = {

@@ -32,6 +32,7 @@ from .packets import (
 
 # What kind of response is awaited.
 QUERY, PREPARE, ROWS_ONLY, SINGLE, STATISTICS = range(5)
+NO_RESPONSE = -1  # the server does not answer
 
 # Where in it we are; from _LOCAL on the server has nothing to say.
 _FIRST, _COLUMNS, _ROWS, _PREPARED_COLUMNS, _LOCAL, _DONE = range(6)

@@ -1,0 +1,270 @@
+"""What a response says about the session, and what we ask the server behind it.
+
+`finish` ends most statements at once: the session is as it was. Else the trackers and flags are taken in, and what an
+ERR or an untracked SET has left unknown is asked for before the lease can end (protocol.md 0.2, A.3). The client has
+its answer by then; only its next statement waits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.session import pins
+from proxy.session.classify import (
+    CALC_FOUND_ROWS,
+    CHARSET,
+    CREDENTIALS,
+    KEEPS_DIAGNOSTICS,
+    PINS_ON_SUCCESS,
+    PLAIN,
+    SETS_INSERT_ID,
+    TIMESTAMP_DEFAULT,
+)
+from proxy.session.state import COLLATION_UNKNOWN, PIN_MASK
+from proxy.wire import constants as c
+from proxy.wire.packets import iter_trackers
+from proxy.wire.response import NO_RESPONSE, PREPARE, QUERY, SINGLE, ResponseReader
+
+from . import release, soft
+from .prepared import Prepared, end_private
+
+if TYPE_CHECKING:
+    from .backend import Backend
+    from .client import Client
+    from .internal import Answer
+
+_FOUND_ROWS = bytes((c.COM_QUERY,)) + b"SELECT FOUND_ROWS()"
+_ONLY_SOFT = frozenset((soft.SHOW_WARNINGS, _FOUND_ROWS))
+
+
+def finish(backend: Backend, client: Client | None) -> None:
+    """The response of the running command is complete."""
+    if client is None:
+        release.reset(backend)
+        return
+    reader = backend.reader
+    status = reader.status
+    statement = client.statement
+    if (
+        status is None
+        or (status & c.SESSION_FLAGS) != client.status
+        or reader.error
+        or reader.changes
+        or reader.insert_id
+        or reader.warnings
+        or client.kind != QUERY
+        or client.verdict.flags != PLAIN
+        or (reader.had_rows and client.verdict.kind in soft.INSERTS)
+        or (statement is not None and statement.private)
+    ):
+        _finish_carefully(client, backend, reader)
+        return
+    # Hot: the session is as it was.
+    client.has_diagnostics = False
+    client.diagnostics = None
+    backend.soft &= ~soft.WARNINGS
+    if reader.had_rows:
+        client.row_count = -1
+        client.found_rows = reader.rows
+    else:
+        client.row_count = reader.affected
+    release.settle(client, backend)
+
+
+def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) -> None:
+    """`finish` for a response that says something about the session."""
+    verdict = client.verdict
+    error = reader.error
+    commands: list[bytes] = []
+    if client.kind == PREPARE:
+        _remember_prepared(client, backend, reader)
+    if client.kind in (QUERY, SINGLE):
+        client.row_count = -1 if reader.had_rows or error else reader.affected
+        if reader.had_rows:
+            client.found_rows = reader.rows
+    sets = verdict.flags & SETS_INSERT_ID or verdict.pins & pins.OPAQUE
+    lost_id = client.insert_id == soft.UNKNOWN_ID and client.insert_id_backend is not backend
+    if reader.insert_id or (not lost_id and (sets or ((reader.had_rows or error) and verdict.kind in soft.INSERTS))):
+        backend.soft |= soft.INSERT_ID
+        backend.insert_id = None
+        client.insert_id = soft.UNKNOWN_ID
+        client.insert_id_backend = backend
+    if not verdict.flags & KEEPS_DIAGNOSTICS:
+        if client.last is not backend:
+            client.last = backend
+            backend.spoiled = True  # the diagnostics area is here, ROW_COUNT() and FOUND_ROWS() are not
+        client.diagnostics = None
+        client.has_diagnostics = bool(reader.warnings or error)
+        if client.has_diagnostics:
+            backend.soft |= soft.WARNINGS | soft.STALE_WARNINGS
+        else:
+            backend.soft &= ~soft.WARNINGS
+    statement = client.statement
+    if statement is not None and statement.private and client.kind != NO_RESPONSE:
+        open_cursor = reader.status is not None and reader.status & c.SERVER_STATUS_CURSOR_EXISTS
+        if error is not None or not open_cursor or (reader.status or 0) & c.SERVER_STATUS_LAST_ROW_SENT:
+            end_private(client, statement, backend)
+    had_transaction = client.status & c.SERVER_STATUS_IN_TRANS
+    if reader.status is not None:
+        _follow_status(client, reader.status)
+    if error is not None:
+        client.relay.stats.errors[(error.code, "server")] += 1
+        if statement is not None:
+            backend.bound.pop(backend.statements.get(statement.key, 0), None)  # nobody knows how far it came
+        if verdict.readback and not verdict.flags & PINS_ON_SUCCESS:
+            client.add_pins(pins.UNTRACKED_VARIABLE)  # an earlier statement of the text may have set it
+        # A trigger may have set a variable before the error. Where nothing else has changed, MariaDB does not tell.
+        plain = verdict.flags & PLAIN and client.settings.autocommit and not had_transaction
+        if not (plain and client.relay.profile.mariadb) and not client.pins and client.kind == QUERY:
+            commands.append(_probe(client))
+    else:
+        if verdict.pins:
+            client.add_pins(verdict.pins)
+        if verdict.unpins:
+            client.drop_pins(verdict.unpins)
+        if verdict.flags & CREDENTIALS:
+            client.relay.accounts.forget_proofs()
+    if apply_changes(client, backend, reader.changes, explained=bool(verdict.pins)) & COLLATION_UNKNOWN or (
+        verdict.flags & CHARSET and error is None
+    ):
+        commands.append(b"\x03SELECT @@collation_connection")
+    if verdict.flags & TIMESTAMP_DEFAULT and error is None:
+        client.settings = backend.settings = client.relay.settings.without(client.settings, b"timestamp")
+    if verdict.readback and error is None:
+        names = b", ".join(b"@@session." + name for name in verdict.readback)
+        commands.append(b"\x03SELECT " + names)
+    if verdict.flags & CALC_FOUND_ROWS and error is None:
+        commands.append(_FOUND_ROWS)
+    if not commands:
+        release.settle(client, backend)
+        return
+
+    def done(answers: list[Answer] | None) -> None:
+        if answers is not None:
+            _aftercare(client, backend, commands, answers)
+        elif not client.closed and release.may_move(client) and _could_be_lost(client, commands):
+            _outlive(client, backend)
+
+    if client.has_diagnostics:
+        # What follows would empty the diagnostics area, which the client may ask for next.
+        commands.insert(0, soft.SHOW_WARNINGS)
+    backend.run_batch(commands, done)
+
+
+def _could_be_lost(client: Client, commands: list[bytes]) -> bool:
+    """What was asked behind the statement was about soft state, or after an error of ordinary DML."""
+    plain = client.verdict.flags & PLAIN
+    return all(command in _ONLY_SOFT or (plain and command[0] == c.COM_SET_OPTION) for command in commands)
+
+
+def _outlive(client: Client, backend: Backend) -> None:
+    """The backend died, but the statement had been answered and nothing of the session was on it but soft state."""
+    client.backend = backend.client = client.last = None
+    client.insert_id = backend.reader.insert_id or client.insert_id
+    client.insert_id_backend = None
+    client.busy = False
+    client.statement = None
+    if client.buffer:
+        client.go_on()
+
+
+def _probe(client: Client) -> bytes:
+    """COM_SET_OPTION with the value that holds: brings flags and trackers, changes nothing (protocol.md 0.2)."""
+    return bytes((c.COM_SET_OPTION, 0 if client.settings.multi_statements else 1, 0))
+
+
+def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers: list[Answer]) -> None:
+    """Take in what was asked behind the statement."""
+    if client.closed:
+        release.reset(backend)
+        return
+    if any(answer.error for answer in answers) and release.may_move(client) and _could_be_lost(client, commands):
+        # These fail only on a connection that is being ended, by a shutdown as a rule.
+        release.release_closed(client, backend, "aftercare_failed")
+        _outlive(client, backend)
+        return
+    settings = client.settings
+    table = client.relay.settings
+    for command, answer in zip(commands, answers, strict=True):
+        if command is soft.SHOW_WARNINGS:
+            client.diagnostics = answer
+            backend.soft &= ~soft.WARNINGS
+        elif answer.error is not None or answer.ok is None:
+            client.add_pins(pins.UNTRACKED_VARIABLE)
+        elif command is _FOUND_ROWS:
+            client.found_rows = int(answer.values()[0][0] or 0)
+        elif command[0] == c.COM_SET_OPTION:
+            _follow_status(client, answer.ok.status)
+        elif command.startswith(b"\x03SELECT @@collation_connection"):
+            settings = table.replace(settings, collation=answer.values()[0][0] or settings.collation)
+        else:
+            row = answer.values()[0]
+            changes = [(0, name, value or b"") for name, value in zip(client.verdict.readback, row, strict=True)]
+            settings, _ = table.apply(settings, changes, client.relay.profile.mariadb)
+    client.settings = backend.settings = settings
+    for answer in answers:
+        if answer.ok is not None and answer.ok.trackers:  # what an ERR withheld comes with the next OK of any kind
+            apply_changes(
+                client, backend, tuple(iter_trackers(answer.ok.trackers)), explained=bool(client.verdict.pins)
+            )
+    _follow_autocommit(client, backend)
+    # Our own SELECT has replaced FOUND_ROWS() and ROW_COUNT(): from now on they are answered from what we know. What
+    # follows an ERR replaces nothing: ROW_COUNT() is -1 anyway, and the diagnostics area stays (protocol.md C.6).
+    backend.spoiled = any(cmd is not soft.SHOW_WARNINGS and cmd[0] != c.COM_SET_OPTION for cmd in commands)
+    release.settle(client, backend)
+
+
+def apply_changes(
+    client: Client, backend: Backend, changes: tuple[tuple[int, bytes, bytes], ...], *, explained: bool
+) -> int:
+    """Record what the server's trackers report; return the flags of the settings table."""
+    flags = 0
+    if changes:
+        named = state_changed = False
+        relevant = []
+        for change in changes:
+            kind = change[0]
+            if kind in (c.TRACK_SYSTEM_VARIABLE, c.TRACK_SCHEMA):
+                named = True
+                relevant.append(change)
+                if kind == c.TRACK_SCHEMA:
+                    backend.bare = False
+            elif kind == c.TRACK_STATE_CHANGE:
+                state_changed = True
+            elif kind == c.TRACK_TRANSACTION_CHARACTERISTICS:
+                client.transaction_characteristics(change[2])
+            elif kind == c.TRACK_TRANSACTION_STATE:
+                client.transaction_state(change[2])
+        if relevant:
+            settings, flags = client.relay.settings.apply(client.settings, relevant, client.relay.profile.mariadb)
+            client.settings = backend.settings = settings
+            if flags & PIN_MASK:
+                client.add_pins(flags & PIN_MASK)
+        if state_changed and not named and not explained:
+            client.add_pins(pins.UNNAMED_STATE)
+    _follow_autocommit(client, backend)
+    return flags
+
+
+def _follow_status(client: Client, status: int) -> None:
+    if client.status & c.SERVER_STATUS_IN_TRANS and not status & c.SERVER_STATUS_IN_TRANS:
+        client.relay.stats.transactions += 1
+    client.status = status & c.SESSION_FLAGS
+
+
+def _follow_autocommit(client: Client, backend: Backend) -> None:
+    """The flag is right even where no tracker reports the change (protocol.md C.1)."""
+    autocommit = bool(client.status & c.SERVER_STATUS_AUTOCOMMIT)
+    if autocommit != client.settings.autocommit:
+        client.settings = client.relay.settings.replace(client.settings, autocommit=autocommit)
+        backend.settings = client.settings
+
+
+def _remember_prepared(client: Client, backend: Backend, reader: ResponseReader) -> None:
+    if reader.error is not None:
+        return
+    statement = Prepared(
+        client.next_statement_id, client.preparing, client.settings, client.prepared_verdict, reader.n_params
+    )
+    client.remember_statement(statement)
+    backend.remember_statement(statement.key, reader.statement_id)

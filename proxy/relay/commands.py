@@ -1,0 +1,211 @@
+"""Commands other than the two statements: forwarded, answered here, or refused in words (protocol.md B.1).
+
+`run` is the table. What has a backend's answer goes the way of a statement, through `lease`; what is answered here must
+leave a client that holds a lease holding it, or settle it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.session import classify as cl
+from proxy.session import pins
+from proxy.wire import constants as c
+from proxy.wire.framing import ProtocolError
+from proxy.wire.packets import build_ok, parse_change_user
+from proxy.wire.response import NO_RESPONSE, PREPARE, QUERY, ROWS_ONLY, SINGLE, STATISTICS
+
+from . import answers, release
+from .prepared import LAST_PREPARED, Prepared, end_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .client import Client
+
+PLAIN = cl.Verdict(b"", flags=cl.PLAIN)
+_KEEPS_DIAGNOSTICS = cl.Verdict(b"", flags=cl.PLAIN | cl.KEEPS_DIAGNOSTICS)
+
+# Commands whose only treatment is to go to a backend: what they are to the session, and the kind of their response.
+_FORWARDED = {
+    c.COM_INIT_DB: (_KEEPS_DIAGNOSTICS, SINGLE),
+    c.COM_FIELD_LIST: (PLAIN, ROWS_ONLY),
+    c.COM_STATISTICS: (_KEEPS_DIAGNOSTICS, STATISTICS),
+    c.COM_PROCESS_INFO: (PLAIN, QUERY),
+    c.COM_REFRESH: (PLAIN, SINGLE),
+    c.COM_DEBUG: (PLAIN, SINGLE),
+}
+
+_NO_REPLICATION = "replication does not go through a pooler: connect to the server"
+_REFUSED = {
+    c.COM_SHUTDOWN: "COM_SHUTDOWN is not passed on: stop the server itself, or mybouncer with SIGTERM",
+    c.COM_BINLOG_DUMP: _NO_REPLICATION,
+    c.COM_BINLOG_DUMP_GTID: _NO_REPLICATION,
+    c.COM_REGISTER_SLAVE: _NO_REPLICATION,
+    c.COM_SUBSCRIBE_GROUP_REPLICATION_STREAM: _NO_REPLICATION,
+    c.COM_CLONE: "cloning does not go through a pooler: connect to the server",
+    c.COM_STMT_BULK_EXECUTE: "bulk execution was not offered: send the rows one by one, or as one INSERT",
+}
+
+
+def run(client: Client, command: int, packet: bytes) -> None:
+    """Run a whole command that is neither COM_QUERY nor COM_STMT_EXECUTE."""
+    forwarded = _FORWARDED.get(command)
+    handler = _HANDLERS.get(command)
+    if forwarded is not None:
+        client.run(*forwarded)
+    elif handler is not None:
+        handler(client, packet)
+    elif command in _REFUSED:
+        client.reply_error(c.ER_NOT_SUPPORTED_YET, b"42000", _REFUSED[command])
+    else:
+        client.reply_error(c.ER_UNKNOWN_COMMAND, b"08S01", "Unknown command")
+
+
+def _ping(client: Client, _packet: bytes) -> None:
+    client.reply(build_ok(status=client.status))
+
+
+def _quit(client: Client, _packet: bytes) -> None:
+    client.close("quit")
+
+
+# Prepared statements
+
+
+def _prepare(client: Client, packet: bytes) -> None:
+    client.preparing = client.text(packet)
+    client.prepared_verdict = client.relay.classifier.classify(client.preparing, client.lex_mode())
+    client.run(PLAIN, PREPARE)
+
+
+def find_statement(client: Client, packet: bytes, name: str) -> Prepared | None:
+    """The statement that a command names; None if there is none, and then an ERR was sent."""
+    ident = int.from_bytes(packet[5:9], "little") if len(packet) >= 9 else 0
+    if ident == LAST_PREPARED and client.relay.profile.mariadb:
+        ident = client.next_statement_id - 1
+    statement = client.statements.get(ident) if client.statements else None
+    if statement is None and name:
+        text = f"Unknown prepared statement handler ({ident}) given to {name}"
+        client.reply_error(c.ER_UNKNOWN_STMT_HANDLER, b"HY000", text)
+    return statement
+
+
+def _fetch(client: Client, packet: bytes) -> None:
+    statement = find_statement(client, packet, "mysqld_stmt_fetch")
+    if statement is None:
+        return
+    if not statement.cursor or client.backend is None:
+        client.reply_error(1421, b"HY000", f"The statement ({statement.virtual_id}) has no open cursor.")
+        return
+    client.run(PLAIN, ROWS_ONLY, statement)
+
+
+def _close_statement(client: Client, packet: bytes) -> None:
+    statement = find_statement(client, packet, "")
+    if statement is None or client.statements is None:
+        return
+    del client.statements[statement.virtual_id]
+    if statement.private:
+        end_private(client, statement, client.backend)
+        _maybe_release(client)
+
+
+def _reset_statement(client: Client, packet: bytes) -> None:
+    statement = find_statement(client, packet, "mysqld_stmt_reset")
+    if statement is None:
+        return
+    statement.failure = None
+    if statement.private:
+        end_private(client, statement, client.backend)
+    client.reply(build_ok(status=client.status))
+    _maybe_release(client)
+
+
+def _maybe_release(client: Client) -> None:
+    """A pin may have ended without a statement."""
+    if client.backend is not None and not client.busy:
+        release.settle(client, client.backend)
+
+
+def _long_data(client: Client, packet: bytes) -> None:
+    statement = find_statement(client, packet, "")
+    if statement is None or statement.failure is not None:
+        return
+    statement.long_data = True
+    client.run(PLAIN, NO_RESPONSE, statement)
+
+
+# The session
+
+
+def _set_option(client: Client, packet: bytes) -> None:
+    value = int.from_bytes(packet[5:7], "little")
+    if len(packet) != 7 or value > 1:
+        client.reply_error(c.ER_UNKNOWN_COMMAND, b"08S01", f"Unknown command: option {value}, 0 or 1 is allowed")
+        return
+    client.settings = client.relay.settings.replace(client.settings, multi_statements=value == 0)
+    client.reply(answers.end_of_data(deprecate_eof=client.deprecate_eof, status=client.status))
+
+
+def _process_kill(client: Client, packet: bytes) -> None:
+    ident = int.from_bytes(packet[5:9], "little")
+    if ident >= client.relay.FIRST_CLIENT_ID:
+        client.reply_error(1094, b"HY000", f"Unknown thread id: {ident}")
+    else:
+        client.run(PLAIN, SINGLE)
+
+
+def _reset_connection(client: Client, _packet: bytes) -> None:
+    """COM_RESET_CONNECTION: a fresh session that keeps its schema (protocol.md B.1)."""
+    backend = client.backend
+    if backend is not None:
+        # Whatever the session held ends on the backend that holds it.
+        if client.pins & pins.UNRESETTABLE:
+            release.release_closed(client, backend, "unresettable_session")
+        else:
+            client.backend = None
+            backend.client = backend.last_client = None
+            release.reset(backend)
+    client.pins = 0
+    client.one_shot_transaction = False
+    client.statements = None
+    client.status = client.relay.profile.status & c.SESSION_FLAGS
+    client.settings = client.relay.settings_after_reset(client.initial_settings, client.settings)
+    client.insert_id = 0
+    client.insert_id_backend = None
+    client.row_count = 0
+    client.found_rows = 1
+    client.has_diagnostics = False
+    client.diagnostics = None
+    client.last = None
+    client.reply(build_ok(status=client.status))
+    if backend is not None and client.relay.draining:
+        client.close("drain")
+
+
+def _change_user(client: Client, packet: bytes) -> None:
+    """COM_CHANGE_USER ends here: a login on this connection, and nothing of the old session stays."""
+    try:
+        response = parse_change_user(packet[4:], client.capabilities)
+    except ProtocolError as exc:
+        client.malformed(str(exc), exc.code)
+        return
+    rest = client.buffer
+    client.forget("change_user")
+    client.relay.change_user(client, response, rest)
+
+
+_HANDLERS: dict[int, Callable[[Client, bytes], None]] = {
+    c.COM_QUIT: _quit,
+    c.COM_PING: _ping,
+    c.COM_PROCESS_KILL: _process_kill,
+    c.COM_CHANGE_USER: _change_user,
+    c.COM_STMT_PREPARE: _prepare,
+    c.COM_STMT_SEND_LONG_DATA: _long_data,
+    c.COM_STMT_CLOSE: _close_statement,
+    c.COM_STMT_RESET: _reset_statement,
+    c.COM_SET_OPTION: _set_option,
+    c.COM_STMT_FETCH: _fetch,
+    c.COM_RESET_CONNECTION: _reset_connection,
+}

@@ -1,0 +1,192 @@
+"""Soft state: what a statement leaves behind that does not pin (protocol.md C.6).
+
+LAST_INSERT_ID(), the diagnostics area, ROW_COUNT() and FOUND_ROWS() stay on the backend where the statement ran,
+which the client is given again if it can be. Before another client gets it, what may still be asked for is read
+(`capture_commands`), and from then on it is answered from here or set on the next backend. What cannot be had is an
+error in words.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.session import classify as cl
+from proxy.session import pins
+from proxy.session.classify import (
+    NEED_FOUND_ROWS,
+    NEED_INSERT_ID,
+    NEED_LAST_BACKEND,
+    NEED_ROW_COUNT,
+    NEED_WARNINGS,
+)
+from proxy.wire import constants as c
+
+from . import answers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .backend import Backend
+    from .client import Client
+    from .internal import Answer
+
+# What the last client may still ask for, and what must be read before another one uses the backend.
+INSERT_ID = 1
+WARNINGS = 2
+STALE_WARNINGS = 4  # MariaDB keeps warnings until a statement uses a table: they must not reach the next client
+
+UNKNOWN_ID = -1  # LAST_INSERT_ID() has changed, and only `insert_id_backend` knows it
+
+INSERTS = frozenset((b"insert", b"replace", b"load"))
+
+SHOW_WARNINGS = bytes((c.COM_QUERY,)) + b"SHOW WARNINGS"
+_INSERT_ID = bytes((c.COM_QUERY,)) + b"SELECT LAST_INSERT_ID()"
+_CLEAR_WARNINGS = bytes((c.COM_QUERY,)) + b"DO (SELECT 1 FROM (SELECT 1) x)"  # what uses a table clears
+
+_COUNT_LABELS = {cl.SHOW_COUNT_WARNINGS: b"@@session.warning_count", cl.SHOW_COUNT_ERRORS: b"@@session.error_count"}
+
+
+def at_hand(client: Client, backend: Backend, needs: int) -> bool:
+    """Whether the soft state that a command reads is on this backend, untouched since the client left it there."""
+    if client.last is not backend or backend.last_client is not client:
+        return False
+    if needs & NEED_INSERT_ID and client.insert_id_backend is not backend:
+        return False
+    return not backend.spoiled or (needs == NEED_WARNINGS and bool(backend.soft & WARNINGS))
+
+
+def insert_id_here(client: Client, backend: Backend) -> bool:
+    """Whether LAST_INSERT_ID() on the backend is the client's own.
+
+    It must be before an INSERT: for a row whose id the statement gives, it stays what it was (protocol.md C.6).
+    """
+    return client.insert_id_backend is backend or client.insert_id == backend.insert_id
+
+
+def capture_commands(client: Client, backend: Backend, commands: list[bytes]) -> Client | None:
+    """Append what takes the last client's soft state off the backend; return that client if it will be told."""
+    if backend.last_client is client:
+        return None
+    owner = _ask_for_soft_state(backend, commands)
+    if backend.soft & STALE_WARNINGS and backend.relay.profile.mariadb:
+        commands.append(_CLEAR_WARNINGS)
+    backend.soft = 0
+    return owner
+
+
+def capture_before_close(backend: Backend, then: Callable[[], object]) -> bool:
+    """Read the last client's soft state before its backend is given up; False if there is nothing to read."""
+    if backend.batch is not None:
+        return False
+    commands: list[bytes] = []
+    owner = _ask_for_soft_state(backend, commands)
+    backend.last_client = None
+    backend.soft &= STALE_WARNINGS
+    if owner is None:
+        return False
+
+    def done(answers: list[Answer] | None) -> None:
+        captured(owner, backend, answers, len(commands))
+        then()
+
+    backend.run_batch(commands, done)
+    return True
+
+
+def _ask_for_soft_state(backend: Backend, commands: list[bytes]) -> Client | None:
+    """Append what reads the soft state that the last client may still ask for; return it, if it may."""
+    owner = backend.last_client
+    if owner is None or owner.closed:
+        return None
+    if backend.soft & WARNINGS and owner.last is backend:
+        commands.append(SHOW_WARNINGS)
+    if backend.soft & INSERT_ID and owner.insert_id_backend is backend:
+        if owner.insert_id == UNKNOWN_ID:
+            commands.append(_INSERT_ID)
+        else:
+            owner.insert_id_backend = None
+    if not commands:
+        return None
+    owner.capturing += 1
+    return owner
+
+
+def answered(client: Client) -> bool:
+    """The command reads soft state that is not (only) on the backend it got: False if it can be restored there.
+
+    Else it has been answered, from what was captured or with an error in words.
+    """
+    if client.verdict.local and client.statement is None:
+        answer(client)
+        return True
+    lost = client.verdict.needs & (NEED_ROW_COUNT | NEED_FOUND_ROWS | NEED_LAST_BACKEND)
+    if client.verdict.needs & NEED_WARNINGS and client.has_diagnostics:
+        lost |= NEED_WARNINGS
+    if client.insert_id == UNKNOWN_ID and client.insert_id_backend is not client.backend:
+        lost |= client.verdict.needs & NEED_INSERT_ID
+    if not lost or client.verdict.pins & pins.OPAQUE:
+        return False
+    text = (
+        "of the previous statement stayed on a connection that serves another client now; "
+        "use SHOW WARNINGS, SELECT ROW_COUNT() or SELECT FOUND_ROWS() as a statement of its own, "
+        "or ask inside a transaction"
+    )
+    what = "the diagnostics area" if lost & NEED_WARNINGS else "ROW_COUNT(), FOUND_ROWS() or LASTVAL()"
+    if lost & NEED_INSERT_ID:
+        what, text = "LAST_INSERT_ID()", "was lost with the connection to the server that knew it"
+    client.refuse(f"{what} {text}")
+    return True
+
+
+def answer(client: Client) -> None:
+    """Answer a statement that asks for nothing but soft state which we have."""
+    verdict = client.verdict
+    local = verdict.local
+    known = client.diagnostics
+    asks_warnings = local not in (cl.SELECT_ROW_COUNT, cl.SELECT_FOUND_ROWS)
+    if asks_warnings and client.has_diagnostics and known is None:
+        client.refuse("the diagnostics area was lost with the connection to the server that knew it")
+        return
+    columns: list[bytes] | tuple[bytes, ...] = answers.WARNING_COLUMNS
+    rows: list[bytes] = list(known.rows) if known is not None and client.has_diagnostics else []
+    if known is not None and known.columns:
+        columns = known.columns
+    if local != cl.SHOW_WARNINGS:
+        errors = [row for row in rows if row[1:6] == b"Error"]
+        number = {
+            cl.SELECT_ROW_COUNT: client.row_count,
+            cl.SELECT_FOUND_ROWS: client.found_rows,
+            cl.SHOW_COUNT_WARNINGS: len(rows),
+            cl.SHOW_COUNT_ERRORS: len(errors),
+        }
+        if local == cl.SHOW_ERRORS:
+            rows = errors
+        else:
+            columns = [answers.number_column(verdict.local_label or _COUNT_LABELS[local])]
+            rows = [answers.number_row(number[local])]
+    client.row_count = -1
+    if not asks_warnings:
+        client.found_rows = 1
+        client.has_diagnostics = False
+    eof, seq = client.deprecate_eof, client.reply_seq
+    client.transport.write(answers.result_set(columns, rows, deprecate_eof=eof, status=client.status, seq=seq))
+    client.packet = b""
+
+
+def captured(client: Client, backend: Backend, known: list[Answer] | None, count: int) -> None:
+    """Another client needed the backend where our soft state was; here is that state."""
+    client.capturing -= 1
+    for found in (known or [])[:count]:
+        if found.error is not None:
+            continue
+        if len(found.columns) == 3:
+            if client.last is backend:
+                client.diagnostics = found
+        elif client.insert_id_backend is backend:
+            client.insert_id = int(found.values()[0][0] or 0)
+            client.insert_id_backend = None
+            if backend.insert_id is None:
+                backend.insert_id = client.insert_id
+    resume, client.resume = client.resume, None
+    if resume is not None:
+        resume()

@@ -1,0 +1,143 @@
+"""What a client sends beyond a plain command: a command of any size, and the file of LOAD DATA LOCAL.
+
+A command larger than `session.request_buffer` is not read further until the client holds a lease; then it is taken
+in whole, so that a statement is always classified as a whole, and never half sent (docs/decisions.md). A file is passed
+on as it comes, at the pace of the server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.wire import constants as c
+from proxy.wire.framing import MAX_FRAME
+from proxy.wire.packets import Err
+
+from . import lease, release
+from .commands import PLAIN
+
+if TYPE_CHECKING:
+    from .backend import Backend
+    from .client import Client
+
+
+def begin_large(client: Client) -> None:
+    """The next command is larger than the request buffer: hold a lease before more of it is read."""
+    client.large = bytearray(client.buffer)
+    client.buffer = b""
+    client.busy = True
+    client.packet = b"\0"  # not sent yet
+    client.reply_seq = 1
+    client.verdict = PLAIN
+    client.kind = lease.RESERVE
+    client.statement = None
+    client.tries = 0
+    if client.backend is not None:
+        large_data(client, b"")
+        return
+    if not client.paused:
+        client.paused = True
+        client.transport.pause_reading()
+    lease.start(client)
+
+
+def reserved(client: Client) -> None:
+    """The lease for a large command is there."""
+    if client.paused:
+        client.paused = False
+        client.transport.resume_reading()
+    large_data(client, b"")
+
+
+def large_data(client: Client, data: bytes) -> None:
+    large = client.large
+    assert large is not None
+    large += data
+    if client.backend is None:
+        if not client.paused:
+            client.paused = True
+            client.transport.pause_reading()
+        return
+    pos = 0
+    expected = 0
+    while True:
+        if len(large) < pos + 4:
+            return
+        size = large[pos] | large[pos + 1] << 8 | large[pos + 2] << 16
+        if large[pos + 3] != expected & 0xFF:
+            client.malformed("Got packets out of order", c.ER_NET_PACKETS_OUT_OF_ORDER)
+            return
+        expected += 1
+        pos += 4 + size
+        if pos - 4 * expected > client.relay.profile.max_allowed_packet:
+            client.reply_seq = expected
+            text = "Got a packet bigger than 'max_allowed_packet' bytes"
+            client.die(Err(c.ER_NET_PACKET_TOO_LARGE, b"08S01", text.encode()), True)
+            return
+        if size < MAX_FRAME:
+            break
+    if len(large) < pos:
+        return
+    packet, client.buffer = bytes(large[:pos]), bytes(large[pos:])
+    client.busy = False
+    client.large = None
+    client.command(packet, expected)
+    if client.backend is not None and not client.busy:
+        release.settle(client, client.backend)
+    if not client.busy:
+        client.go_on()
+
+
+def file_wanted(backend: Backend, client: Client | None) -> None:
+    """LOAD DATA LOCAL: the server asks for a file."""
+    if client is None:
+        backend.hang_up("client_lost_in_upload")
+    elif not backend.capabilities & c.CLIENT_LOCAL_FILES:
+        backend.broken("server asked for a file that the client did not offer")
+    else:
+        _begin_file(client, backend)
+
+
+def _begin_file(client: Client, backend: Backend) -> None:
+    """The server has asked for a file: what the client sends next is that file."""
+    client.upload = backend
+    client.file_left = 0
+    client.file_more = False
+    if client.paused and not backend.writing_paused:
+        client.resume_upload()
+    early, client.buffer = client.buffer, b""
+    if early:
+        file_data(client, early)
+
+
+def file_data(client: Client, data: bytes) -> None:
+    """Pass file data on, up to and including the empty packet that ends it."""
+    backend = client.upload
+    assert backend is not None
+    if client.buffer:
+        data, client.buffer = client.buffer + data, b""
+    shift = backend.reader.shift
+    out = bytearray(data) if shift else None
+    pos = min(client.file_left, len(data)) if client.file_left > 0 else 0
+    client.file_left = max(0, client.file_left) - pos
+    done = False
+    while pos < len(data) and not client.file_left:
+        if len(data) - pos < 4:
+            client.buffer = data[pos:]
+            break
+        size = data[pos] | data[pos + 1] << 8 | data[pos + 2] << 16
+        if out is not None:
+            out[pos + 3] = (data[pos + 3] - shift) & 0xFF
+        pos += 4
+        ends, client.file_more = not (size or client.file_more), size == MAX_FRAME
+        if ends:
+            done = True
+            client.buffer = data[pos:]
+            break
+        taken = min(size, len(data) - pos)
+        pos += taken
+        client.file_left = size - taken
+    backend.transport.write(bytes(out[:pos]) if out is not None else data[:pos])
+    if done:
+        client.upload = None
+        backend.reader.file_sent()
