@@ -206,6 +206,10 @@ class Registry:
             self.fail_account(pool.account, failure)
         self._dispatch.slots.fail(pool)
 
+    def unreachable(self) -> None:
+        """The server was not reached by something that is no opening of ours."""
+        self.refusals.failed(Failure(FailureKind.DOWN), None, self._clock())
+
     def begin_reset(self, backend: Any) -> None:
         assert backend.slot == LEASED
         self._slots.move(backend, RESETTING)

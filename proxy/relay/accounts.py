@@ -27,7 +27,7 @@ from .backend import Backend
 from .connect import KEY, Refused, connect
 
 if TYPE_CHECKING:
-    from proxy.pool.pool import Pool
+    from proxy.pool.pool import Account, Pool
 
     from .relay import Relay
 
@@ -104,6 +104,14 @@ class Accounts:
         for user, known in list(self._credentials.items()):
             if known.proven_at < expired and _name(user) not in self.relay.registry.accounts:
                 del self._credentials[user]
+
+    def password(self, account: Account) -> bytes:
+        """What opens connections of this account. Raises Refused if it is not known any more."""
+        known = self._credentials.get(user_of(account))
+        if known is None:
+            text = f"Access denied for user '{account.name}': its password is not known any more, log in again"
+            raise Refused(Err(c.ER_ACCESS_DENIED, b"28000", text.encode()))
+        return known.password
 
     async def rsa_key(self) -> RsaKey:
         """Our RSA key; made once, in a thread, because it takes a while."""
@@ -231,7 +239,7 @@ class Accounts:
         self.relay.spawn(self._open(pool))
 
     async def _open(self, pool: Pool) -> None:
-        user = pool.account.name.encode("utf-8", "surrogateescape")
+        user = user_of(pool.account)
         known = self._credentials.get(user)
         if known is None:
             err = f"Access denied for user '{pool.account.name}': its password is not known any more, log in again"
@@ -319,7 +327,7 @@ class Accounts:
         if isinstance(exc, Refused):
             err = exc.err
             text = err.message.decode("utf-8", "replace")
-            kind = _refusal_kind(err)
+            kind = refusal_kind(err)
             if kind is not FailureKind.ACCOUNT_ERROR:
                 self.relay.limited_log("refused", "server refused a connection", code=err.code, error=text)
             return Failure(kind, err.code, text, err.state or b"HY000")
@@ -332,7 +340,12 @@ def _name(user: bytes) -> str:
     return user.decode("utf-8", "surrogateescape")
 
 
-def _refusal_kind(err: Err) -> FailureKind:
+def user_of(account: Account) -> bytes:
+    """The name that an account logs in with."""
+    return account.name.encode("utf-8", "surrogateescape")
+
+
+def refusal_kind(err: Err) -> FailureKind:
     if err.code in _REFUSED_SERVER:
         return FailureKind.REFUSED_SERVER
     if err.code == c.ER_TOO_MANY_USER_CONNECTIONS:

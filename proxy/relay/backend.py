@@ -46,6 +46,7 @@ class Backend(asyncio.Protocol):
         "close_reason",
         "idle_since",
         "insert_id",
+        "killers",
         "last_client",
         "leased_since",
         "lost",
@@ -87,6 +88,7 @@ class Backend(asyncio.Protocol):
         self.statements: dict[object, int] = {}
         self.bound: dict[int, bytes] = {}  # the parameter types last sent, by statement id
         self.close_reason = ""
+        self.killers = 0  # KILLs on their way here: nobody else may get this backend before they have arrived
         self.lost = self.reading_paused = self.writing_paused = False
         self.unresettable = False  # a client that left may have left what no reset undoes
         self.spoiled = False  # ROW_COUNT() and FOUND_ROWS() here are not those of the last client's statement
@@ -142,9 +144,10 @@ class Backend(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server is done with this connection."""
+        answering = self.running or self.batch is not None
         self.lost = True
         self.running = False
-        self.relay.backend_lost(self)
+        self.relay.backend_lost(self, exc, answering)
         batch, self.batch = self.batch, None
         if batch is not None:
             batch.done(None)
@@ -243,7 +246,6 @@ class Backend(asyncio.Protocol):
         self.resume_reading()
         self.relay.backend_closing(self)
         self.transport.write(_QUIT)
-        self.relay.abort_later(self)
 
     def hang_up(self, reason: str) -> None:
         """End a command that cannot be completed: the server sees the end of our stream and gives up by itself."""
@@ -253,12 +255,10 @@ class Backend(asyncio.Protocol):
         self.resume_reading()
         self.relay.backend_closing(self)
         self.transport.write_eof()
-        self.relay.abort_later(self)
 
     def broken(self, reason: str) -> None:
-        """The server spoke nonsense: there is nothing to wait for."""
+        """The server spoke nonsense: nothing that comes from it means anything any more."""
         self.relay.log.warning("backend broken", thread_id=self.thread_id, reason=reason)
         self.close_reason = self.close_reason or "protocol_error"
-        self.running = False
         self.relay.backend_closing(self)
         self.transport.abort()

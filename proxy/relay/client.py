@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from proxy.pool.queue import Failure, FailureKind, Waiter
 from proxy.session import pins
+from proxy.session.classify import KILL_CONNECTION, KILL_QUERY
 from proxy.session.lexer import ANSI_QUOTES, NO_BACKSLASH_ESCAPES
 from proxy.wire import constants as c
 from proxy.wire.framing import MAX_FRAME, frame
@@ -237,6 +238,9 @@ class Client(asyncio.Protocol):
     def _query(self, text: bytes) -> None:
         mode = self.lex_mode() if self.status & _LEX_FLAGS else self.settings.mode
         verdict = self.relay.classifier.classify(text, mode)
+        if verdict.local >= KILL_CONNECTION:
+            self.relay.control.kill(self, int(verdict.local_label), query=verdict.local == KILL_QUERY)
+            return
         if verdict.local and self.backend is None and not self.capturing:
             last = self.last
             if last is None or not soft.at_hand(self, last, verdict.needs):

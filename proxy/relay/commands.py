@@ -151,7 +151,7 @@ def _set_option(client: Client, packet: bytes) -> None:
 def _process_kill(client: Client, packet: bytes) -> None:
     ident = int.from_bytes(packet[5:9], "little")
     if ident >= client.relay.FIRST_CLIENT_ID:
-        client.reply_error(1094, b"HY000", f"Unknown thread id: {ident}")
+        client.relay.control.kill(client, ident, query=False)
     else:
         client.run(PLAIN, SINGLE)
 

@@ -15,7 +15,7 @@ from proxy.pool.budget import CLOSING, FREE, IDLE, OPENING
 from proxy.pool.queue import Failure, FailureKind, Waiter
 from proxy.pool.registry import Registry
 from proxy.session import pins
-from proxy.session.classify import Classifier
+from proxy.session.classify import FIRST_VIRTUAL_ID, Classifier
 from proxy.session.state import Settings, SettingsTable
 from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
@@ -25,6 +25,7 @@ from . import login, numbers, soft
 from .accounts import Accounts, WaitOver
 from .backend import Backend
 from .connect import Refused, connect
+from .control import Control
 from .profile import Profile
 from .stats import Counters
 from .stream import PeerGone
@@ -67,7 +68,7 @@ class LimitedLog(Protocol):
 class Relay:
     """Everything about one server."""
 
-    FIRST_CLIENT_ID = 0x80000000  # real ids do not reach it, so no KILL of ours can hit a stranger
+    FIRST_CLIENT_ID = FIRST_VIRTUAL_ID
 
     def __init__(self, config: Config, log: Log, limited_log: LimitedLog) -> None:
         self.config = config
@@ -91,6 +92,7 @@ class Relay:
         self.on_server_seen: Callable[[], None] = lambda: None
         self.queue_full = Failure(FailureKind.TIMEOUT, c.ER_CON_COUNT, "queue.max_waiting")
         self.accounts = Accounts(self)
+        self.control = Control(self)
         cap = config.pool.max_connections
         self.registry = Registry(
             AUTO_START if cap == "auto" else cap,
@@ -391,16 +393,30 @@ class Relay:
             backend.close(reason)
 
     def backend_closing(self, backend: Backend) -> None:
-        """No longer usable; its slot is kept until the server has closed its side."""
-        if backend.slot not in (OPENING, FREE, CLOSING):
+        """No longer usable; its slot is kept until the server has closed its side, or is made to."""
+        if backend.slot == FREE:
+            return
+        if backend.slot not in (OPENING, CLOSING):
             self.registry.begin_close(backend)
+        self.loop.call_later(_CLOSE_DEADLINE, lambda: None if backend.lost else self.control.make_sure(backend))
 
-    def abort_later(self, backend: Backend) -> None:
-        """A server that does not close its side in time is not waited for any longer."""
-        self.loop.call_later(_CLOSE_DEADLINE, lambda: None if backend.lost else backend.transport.abort())
+    def backend_lost(self, backend: Backend, exc: Exception | None, answering: bool) -> None:
+        """The connection has ended. Unless the server ended it, it may not know that yet: then the slot is kept."""
+        by_server = exc is None or (isinstance(exc, ConnectionError) and not answering)
+        broken = backend.close_reason == "protocol_error"
+        if backend.slot in (FREE, OPENING) or self.draining or (by_server and not broken):
+            self.backend_gone(backend)
+            return
+        backend.close_reason = backend.close_reason or "lost"
+        if backend.slot != CLOSING:
+            self.registry.begin_close(backend)
+        self.control.make_sure(backend)
 
-    def backend_lost(self, backend: Backend) -> None:
-        """The connection has ended; its slot is free."""
+    def backend_gone(self, backend: Backend) -> None:
+        """The server is done with it: its slot is free."""
+        if not backend.lost:
+            backend.transport.abort()
+            return
         self.backends.discard(backend)
         if self.draining and not self.backends:
             self.all_closed.set()

@@ -74,7 +74,7 @@ def resettable(backend: Backend) -> bool:
 
 def reset(backend: Backend) -> None:
     """Undo whatever the last session left, then offer the backend to others."""
-    if backend.close_reason or backend.lost:
+    if backend.close_reason or backend.lost or backend.killers:
         return
     relay = backend.relay
     if soft.capture_before_close(backend, lambda: reset(backend)):
@@ -102,3 +102,16 @@ def reset(backend: Backend) -> None:
         relay.registry.release(backend)
 
     backend.run_batch((RESET, relay.profile.track_command), done)
+
+
+def kill_over(backend: Backend) -> None:
+    """The KILL that the backend was held for has arrived, or failed."""
+    if backend.killers or backend.close_reason or backend.lost:
+        return
+    client = backend.client
+    if client is not None:
+        client.drop_pins(pins.BEING_KILLED)
+        if not client.busy:
+            settle(client, backend)
+    elif not backend.running and backend.batch is None:
+        reset(backend)  # its client has left meanwhile

@@ -51,7 +51,7 @@ PINS_ON_SUCCESS: Final = 1024  # if it ends with ERR it has done nothing: its pi
 # Only true of a whole text when true of each of its statements.
 _ALL_FLAGS: Final = PLAIN | KEEPS_DIAGNOSTICS | PINS_ON_SUCCESS
 
-# Statements that can be answered from captured soft state.
+# Statements that can be answered here: from captured soft state, or over the control slot.
 LOCAL_NONE: Final = 0
 SHOW_WARNINGS: Final = 1
 SHOW_ERRORS: Final = 2
@@ -59,6 +59,12 @@ SHOW_COUNT_WARNINGS: Final = 3
 SHOW_COUNT_ERRORS: Final = 4
 SELECT_ROW_COUNT: Final = 5
 SELECT_FOUND_ROWS: Final = 6
+# KILL of an id that only we know; the id is the label.
+KILL_CONNECTION: Final = 7
+KILL_QUERY: Final = 8
+
+# Connection ids from here on are ours (design: so that no KILL of ours can hit a stranger).
+FIRST_VIRTUAL_ID: Final = 0x80000000
 
 CACHE_TEXT_LIMIT: Final = 64 << 10
 _CACHE_OVERHEAD: Final = 200
@@ -189,6 +195,10 @@ _LOCAL: Final = re.compile(
     rb"|`[^`]++`|'[^'\\]++'|\"[^\"\\]++\"))?)\s*+;?\s*+\Z",
     re.IGNORECASE,
 )
+_KILL: Final = re.compile(
+    rb"\s*+kill\s++(?:(?:hard|soft)\s++)?(?:connection\s++|(?P<query>query\s++))?(?P<id>\d{1,10})\s*+;?\s*+",
+    re.IGNORECASE,
+)
 _LOCAL_SHOW: Final[dict[str, int]] = {
     "w": SHOW_WARNINGS,
     "e": SHOW_ERRORS,
@@ -304,6 +314,10 @@ class Classifier:
         effect = self._effect(parts)
         local = _LOCAL.match(sql) if len(parts) == 1 and len(sql) < 256 else None
         kind = _kind(text)
+        if kind == b"kill":
+            kill = _KILL.fullmatch(sql)
+            if kill is not None and int(kill["id"]) >= FIRST_VIRTUAL_ID:
+                return self._share(kind, effect, KILL_QUERY if kill["query"] else KILL_CONNECTION, kill["id"])
         if local is None:
             return self._share(kind, effect)
         which = local["f"]

@@ -32,6 +32,7 @@ CURSOR: Final = 1 << 19
 LONG_DATA: Final = 1 << 20
 LARGE_STATEMENT: Final = 1 << 21
 NEXT_TRANSACTION: Final = 1 << 22
+BEING_KILLED: Final = 1 << 23
 
 PIN_NAMES: Final[dict[int, str]] = {
     USER_VARIABLE: "user_variable",
@@ -57,6 +58,7 @@ PIN_NAMES: Final[dict[int, str]] = {
     LONG_DATA: "long_data",
     LARGE_STATEMENT: "large_statement",
     NEXT_TRANSACTION: "next_transaction",
+    BEING_KILLED: "being_killed",
 }
 
 # What a COM_RESET_CONNECTION does not undo (protocol.md D.1): such a backend is closed.

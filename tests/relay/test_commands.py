@@ -136,13 +136,6 @@ def test_a_wrong_option_is_an_unknown_command(world: World):
     assert app.error().code == c.ER_UNKNOWN_COMMAND
 
 
-def test_the_kill_command_never_reaches_a_stranger(world: World):
-    app = world.app()
-    app.send(bytes((c.COM_PROCESS_KILL,)) + app.client.ident.to_bytes(4, "little"))
-    assert app.error().code == 1094
-    assert not world.servers
-
-
 @pytest.mark.parametrize(
     ("command", "answer", "received"),
     [

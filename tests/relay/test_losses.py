@@ -344,21 +344,6 @@ def test_nonsense_in_answer_to_our_own_commands_cuts_the_server_off(world: World
     app.leave()
 
 
-def test_a_backend_that_does_not_close_its_side_is_aborted_in_the_end(world: World):
-    app = world.app()
-    app.query(b"SET ROLE admin")
-    server = world.server
-    server.take()
-    server.ok()
-    app.leave()
-    assert server.slot == "closing" and not server.transport.aborted
-    world.advance(11)
-    assert server.transport.aborted
-    assert server.slot == "closing"
-    server.die()
-    assert server.slot == "free"
-
-
 def test_a_dropped_schema_is_no_schema(world: World):
     app = world.app(schema=b"shop")
     first = world.settled(app)

@@ -25,6 +25,7 @@ from proxy.relay import connect
 from proxy.relay.accounts import Credentials
 from proxy.relay.backend import Backend
 from proxy.relay.client import Client
+from proxy.relay.control import ControlConnection
 from proxy.relay.relay import Relay
 from proxy.wire import constants as c
 from proxy.wire.framing import MAX_FRAME, frame
@@ -379,6 +380,9 @@ class World:
         self.relay.profile.learned = learned
         self.relay._learned_at = self.loop.now
         self.relay.accounts._connect = self._connect  # type: ignore[method-assign]
+        self.relay.control._connect = self._connect_control  # type: ignore[method-assign]
+        self.controls: list[Server] = []
+        self.control_refusal: Exception | None = None  # raised by the next openings of the control connection
 
     async def _make(self, config: Any) -> Relay:
         def limited(key: str, event: str, **values: Any) -> None:
@@ -407,7 +411,21 @@ class World:
         self.servers.append(Server(self, backend, transport))
         return backend
 
+    async def _connect_control(self, pool: Any) -> ControlConnection:
+        if self.control_refusal is not None:
+            raise self.control_refusal
+        transport = FakeTransport()
+        control = ControlConnection(self.relay, pool, transport, 1000 + len(self.controls))
+        transport.protocol = control
+        self.controls.append(Server(self, control, transport))
+        return control
+
     # Who is there
+
+    @property
+    def control(self) -> Server:
+        """The control connection that was opened last."""
+        return self.controls[-1]
 
     @property
     def server(self) -> Server:
@@ -441,6 +459,16 @@ class World:
         server.rows(b"1")
         assert app.rows() == [[b"1"]]
         return server
+
+    def processlist(self, *alive: Server, user: str = "app") -> None:
+        """The server answers the control connection which connections of an account it still has."""
+        assert self.control.take() == [b"\x03SHOW PROCESSLIST"]
+        self.control.rows(*((b"%d" % one.backend.thread_id, user.encode()) for one in alive), columns=2)
+
+    def control_ends(self) -> None:
+        """The control connection has said goodbye, and the server has closed it."""
+        assert self.control.take() == [QUIT]
+        self.control.die()
 
     # Time
 
