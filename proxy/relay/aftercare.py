@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.session import pins
-from proxy.session.classify import (
+from proxy.session.state import COLLATION_UNKNOWN, PIN_MASK
+from proxy.session.verdict import (
     CALC_FOUND_ROWS,
     CHARSET,
     CREDENTIALS,
@@ -20,7 +21,6 @@ from proxy.session.classify import (
     SETS_INSERT_ID,
     TIMESTAMP_DEFAULT,
 )
-from proxy.session.state import COLLATION_UNKNOWN, PIN_MASK
 from proxy.wire import constants as c
 from proxy.wire.packets import iter_trackers
 from proxy.wire.response import NO_RESPONSE, PREPARE, QUERY, SINGLE, ResponseReader

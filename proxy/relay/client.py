@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from proxy.pool.queue import Failure, FailureKind, Waiter
 from proxy.session import pins
-from proxy.session.classify import KILL_CONNECTION, KILL_QUERY
 from proxy.session.lexer import ANSI_QUOTES, NO_BACKSLASH_ESCAPES
+from proxy.session.verdict import KILL_CONNECTION, KILL_QUERY
 from proxy.wire import constants as c
 from proxy.wire.framing import MAX_FRAME, frame
 from proxy.wire.packets import Err, build_err
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.pool.pool import Pool
-    from proxy.session.classify import Verdict
     from proxy.session.state import Settings
+    from proxy.session.verdict import Verdict
 
     from .backend import Backend
     from .internal import Answer

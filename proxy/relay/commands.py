@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.session import classify as cl
 from proxy.session import pins
+from proxy.session import verdict as v
 from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import build_ok, parse_change_user
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from .client import Client
 
-PLAIN = cl.Verdict(b"", flags=cl.PLAIN)
-_KEEPS_DIAGNOSTICS = cl.Verdict(b"", flags=cl.PLAIN | cl.KEEPS_DIAGNOSTICS)
+PLAIN = v.Verdict(b"", flags=v.PLAIN)
+_KEEPS_DIAGNOSTICS = v.Verdict(b"", flags=v.PLAIN | v.KEEPS_DIAGNOSTICS)
 
 # Commands whose only treatment is to go to a backend: what they are to the session, and the kind of their response.
 _FORWARDED = {

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from proxy.pool.queue import QueueFull, Waiter
 from proxy.session import pins
-from proxy.session.classify import KEEPS_DIAGNOSTICS, NEED_INSERT_ID, PINS_ON_SUCCESS
 from proxy.session.state import NEEDS_FRESH, restore_after_reset, restore_commands
+from proxy.session.verdict import KEEPS_DIAGNOSTICS, NEED_INSERT_ID, PINS_ON_SUCCESS
 from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Err

@@ -15,8 +15,8 @@ from proxy.wire import constants as c
 from proxy.wire.framing import MAX_FRAME, ProtocolError, frame
 
 if TYPE_CHECKING:
-    from proxy.session.classify import Verdict
     from proxy.session.state import Settings
+    from proxy.session.verdict import Verdict
     from proxy.wire.packets import Err
 
     from .backend import Backend

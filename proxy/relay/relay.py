@@ -15,8 +15,9 @@ from proxy.pool.budget import CLOSING, FREE, IDLE, OPENING
 from proxy.pool.queue import Failure, FailureKind, Waiter
 from proxy.pool.registry import Registry
 from proxy.session import pins
-from proxy.session.classify import FIRST_VIRTUAL_ID, Classifier
+from proxy.session.classify import Classifier
 from proxy.session.state import Settings, SettingsTable
+from proxy.session.verdict import FIRST_VIRTUAL_ID
 from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Greeting, HandshakeResponse

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.session import classify as cl
 from proxy.session import pins
-from proxy.session.classify import (
+from proxy.session import verdict as v
+from proxy.session.verdict import (
     NEED_FOUND_ROWS,
     NEED_INSERT_ID,
     NEED_LAST_BACKEND,
@@ -43,7 +43,7 @@ SHOW_WARNINGS = bytes((c.COM_QUERY,)) + b"SHOW WARNINGS"
 _INSERT_ID = bytes((c.COM_QUERY,)) + b"SELECT LAST_INSERT_ID()"
 _CLEAR_WARNINGS = bytes((c.COM_QUERY,)) + b"DO (SELECT 1 FROM (SELECT 1) x)"  # what uses a table clears
 
-_COUNT_LABELS = {cl.SHOW_COUNT_WARNINGS: b"@@session.warning_count", cl.SHOW_COUNT_ERRORS: b"@@session.error_count"}
+_COUNT_LABELS = {v.SHOW_COUNT_WARNINGS: b"@@session.warning_count", v.SHOW_COUNT_ERRORS: b"@@session.error_count"}
 
 
 def at_hand(client: Client, backend: Backend, needs: int) -> bool:
@@ -143,7 +143,7 @@ def answer(client: Client) -> None:
     verdict = client.verdict
     local = verdict.local
     known = client.diagnostics
-    asks_warnings = local not in (cl.SELECT_ROW_COUNT, cl.SELECT_FOUND_ROWS)
+    asks_warnings = local not in (v.SELECT_ROW_COUNT, v.SELECT_FOUND_ROWS)
     if asks_warnings and client.has_diagnostics and known is None:
         client.refuse("the diagnostics area was lost with the connection to the server that knew it")
         return
@@ -151,15 +151,15 @@ def answer(client: Client) -> None:
     rows: list[bytes] = list(known.rows) if known is not None and client.has_diagnostics else []
     if known is not None and known.columns:
         columns = known.columns
-    if local != cl.SHOW_WARNINGS:
+    if local != v.SHOW_WARNINGS:
         errors = [row for row in rows if row[1:6] == b"Error"]
         number = {
-            cl.SELECT_ROW_COUNT: client.row_count,
-            cl.SELECT_FOUND_ROWS: client.found_rows,
-            cl.SHOW_COUNT_WARNINGS: len(rows),
-            cl.SHOW_COUNT_ERRORS: len(errors),
+            v.SELECT_ROW_COUNT: client.row_count,
+            v.SELECT_FOUND_ROWS: client.found_rows,
+            v.SHOW_COUNT_WARNINGS: len(rows),
+            v.SHOW_COUNT_ERRORS: len(errors),
         }
-        if local == cl.SHOW_ERRORS:
+        if local == v.SHOW_ERRORS:
             rows = errors
         else:
             columns = [answers.number_column(verdict.local_label or _COUNT_LABELS[local])]

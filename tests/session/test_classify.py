@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.session import classify as k
 from proxy.session import pins as p
-from proxy.session.classify import Classifier, Verdict
+from proxy.session import verdict as k
+from proxy.session.classify import Classifier
 from proxy.session.lexer import ANSI_QUOTES, NO_BACKSLASH_ESCAPES, UNSAFE_CHARSET
+from proxy.session.verdict import Verdict
 
 MYSQL = Classifier(mariadb=False)
 MARIADB = Classifier(mariadb=True)
