@@ -20,9 +20,8 @@ from proxy.config import (
     Fault,
     UserConfig,
     load,
-    parse_duration,
-    parse_size,
 )
+from proxy.values import parse_duration, parse_size
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "config" / "mybouncer.toml"
