@@ -282,8 +282,15 @@ Chop = Callable[[bytes], list[bytes]]
 
 
 def follow(exchange: Exchange, client: Dialect, chop: Chop = whole) -> r.ResponseReader:
-    """Feed the backend's bytes as `chop` cuts them; check output and attributes."""
+    """Feed the backend's bytes as `chop` cuts them, twice: the second time the columns are known. Check everything."""
     reader = reader_for(client, exchange.kind)
+    follow_once(reader, exchange, client, chop)
+    reader.begin(exchange.kind, VIRTUAL_ID)
+    follow_once(reader, exchange, client, chop)
+    return reader
+
+
+def follow_once(reader: r.ResponseReader, exchange: Exchange, client: Dialect, chop: Chop) -> None:
     said, due = exchange.as_sent_to(BACKEND), exchange.as_sent_to(client)
     for i, (stretch, expected) in enumerate(zip(said, due, strict=True)):
         assert not reader.done
@@ -297,7 +304,6 @@ def follow(exchange: Exchange, client: Dialect, chop: Chop = whole) -> r.Respons
         assert out == expected
         assert reader.extra == 0
     exchange.check_attributes(reader)
-    return reader
 
 
 def last_seq(stretch: bytes) -> int:
@@ -318,6 +324,9 @@ def check_trailing_bytes(exchange: Exchange, client: Dialect, cuts: Sequence[int
     chops: list[Chop] = [whole, bytewise, lambda data: cut(data, cuts)]
     for chop in chops:
         reader = reader_for(client, exchange.kind)
+        if chop is whole:
+            follow_once(reader, exchange, client, whole)
+            reader.begin(exchange.kind, VIRTUAL_ID)
         *before, last = exchange.as_sent_to(BACKEND)
         for stretch in before:
             reader.feed(stretch)
