@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -70,11 +70,17 @@ def _absence(flavour: str) -> str:
     return f"no {flavour} server on this machine: its tests cannot run (`make test` installs it)"
 
 
-def _require(flavour: str) -> None:
+def cannot_run(why: str) -> NoReturn:
+    """Something that this machine should have is not there: a skip, or a failure where everything has to run."""
+    if os.environ.get("TEST_REQUIRE_SERVERS", "0") not in ("", "0"):
+        pytest.fail(why, pytrace=False)
+    pytest.skip(why)
+
+
+def require_server(flavour: str) -> None:
+    """Without the server program the test cannot run."""
     if find_server(flavour) is None:
-        if os.environ.get("TEST_REQUIRE_SERVERS", "0") not in ("", "0"):
-            pytest.fail(_absence(flavour), pytrace=False)
-        pytest.skip(_absence(flavour))
+        cannot_run(_absence(flavour))
 
 
 # --- servers ---
@@ -89,7 +95,7 @@ def _shared_servers() -> Iterator[dict[str, Server]]:
 
 
 def _shared(flavour: str, shared: dict[str, Server]) -> Server:
-    _require(flavour)
+    require_server(flavour)
     if flavour not in shared:
         shared[flavour] = servers.start_server(flavour, max_connections=200)
     return shared[flavour]
@@ -130,7 +136,7 @@ def own_server() -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def start(flavour: str, **options: Any) -> Server:
-        _require(flavour)
+        require_server(flavour)
         started.append(servers.start_server(flavour, **options))
         return started[-1]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Proxy
+from tests.conftest import Proxy, cannot_run
 from tests.servers import Server
 
 SOURCE = Path(__file__).parent / "go" / "leak" / "main.go"
@@ -25,10 +25,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled program. The Go tools put their cache where they like, so that only the first build is slow."""
     go = shutil.which("go")
     if go is None or not (GOPATH / "src/github.com/go-sql-driver/mysql").is_dir():
-        absence = "Go or go-sql-driver is not on this machine (`make test` installs them)"
-        if os.environ.get("TEST_REQUIRE_SERVERS", "0") not in ("", "0"):
-            pytest.fail(absence, pytrace=False)
-        pytest.skip(absence)
+        cannot_run("Go or go-sql-driver is not on this machine (`make test` installs them)")
     binary = tmp_path_factory.mktemp("go") / "leak"
     environment = os.environ | {"GO111MODULE": "off", "GOPATH": str(GOPATH), "GOFLAGS": ""}
     built = subprocess.run(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.servers import find_server, wait_until
+from tests.conftest import ROOT, require_server
+from tests.servers import wait_until
 
 DEMO = [sys.executable, "-m", "proxy", "demo"]
 
@@ -20,10 +20,7 @@ DEMO = [sys.executable, "-m", "proxy", "demo"]
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """The demonstration's directory goes where the test can see it."""
-    if find_server("mariadb") is None:
-        if os.environ.get("TEST_REQUIRE_SERVERS", "0") not in ("", "0"):
-            pytest.fail("no mariadb server on this machine", pytrace=False)
-        pytest.skip("no mariadb server on this machine")
+    require_server("mariadb")
     (tmp_path / "t").mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MYBOUNCER_")}
     return kept | {"TMPDIR": str(tmp_path / "t"), "COLUMNS": "80", "PYTHONUNBUFFERED": "1"}
