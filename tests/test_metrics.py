@@ -97,7 +97,7 @@ def test_a_histogram_counts_every_observation_once_in_the_right_bucket(values: l
     for value in values:
         histogram.observe(value)
     assert histogram.count == len(values)
-    assert histogram.sum == sum(values)
+    assert histogram.sum == pytest.approx(sum(values))  # from Python 3.12 on, sum() rounds only once
     for n, bound in enumerate(SECONDS):
         assert sum(histogram.counts[: n + 1]) == sum(value <= bound for value in values)
 
