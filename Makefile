@@ -45,6 +45,7 @@ check: venv
 servers:
 	@scripts/install-packages test || [ -z "$$TEST_REQUIRE_SERVERS" ]
 	@scripts/mysql-server >/dev/null || [ -z "$$TEST_REQUIRE_SERVERS" ]
+	@scripts/promtool >/dev/null || [ -z "$$TEST_REQUIRE_SERVERS" ]
 
 test: venv servers
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import email
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 
 from proxy import __version__
 from tests.conftest import ROOT, cannot_run, require_server
+from tests.packaging.tools import outcome, run
 
 # All tests use what one worker has built.
 pytestmark = pytest.mark.xdist_group("distributions")
@@ -31,13 +30,6 @@ class Built:
     checkout: Path
     sdist: Path
     wheel: Path
-
-
-def run(*argv: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
-    """Its standard output; fails with all it said when it fails."""
-    done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{argv} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def build(checkout: Path, output: Path, *what: str) -> None:
@@ -99,29 +91,23 @@ def test_the_metadata_says_what_it_is(built: Built) -> None:
     assert str(metadata.get_payload()).strip() == (ROOT / "README.md").read_text().strip()
 
 
-def pip(environment: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Ours, for an environment that has none of its own."""
-    argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--python", environment]
-    return subprocess.run(
-        [*argv, *arguments], cwd=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-
-
 @pytest.mark.live
 def test_the_wheel_works_in_an_empty_environment_away_from_the_checkout(built: Built, tmp_path: Path) -> None:
     require_server("mariadb")
     place = tmp_path / "environment"
     run(sys.executable, "-m", "venv", "--without-pip", place, cwd=tmp_path)
-    installed = pip(place, "install", "--no-compile", built.wheel)
+    # Ours, for an environment that has none of its own.
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--python", str(place))
+    installed = outcome(*pip, "install", "--no-compile", built.wheel)
     if installed.returncode != 0:
         cannot_run(f"pip cannot install the wheel and what it requires:\n{installed.stderr.strip()[-2000:]}")
     (tmp_path / "t").mkdir()
     environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "t"), "COLUMNS": "80"}
 
-    def mybouncer(*arguments: str | Path) -> Sequence[str]:
+    def mybouncer(*arguments: str | Path) -> list[str]:
         return run(place / "bin" / "mybouncer", *arguments, cwd=tmp_path, env=environment).splitlines()
 
-    assert pip(place, "check").returncode == 0
+    run(*pip, "check")
     assert mybouncer("--version") == [f"mybouncer {__version__}"]
     assert mybouncer("check-config", ROOT / "config" / "mybouncer.toml")[0].endswith("mybouncer.toml: ok")
     refused = [line for line in mybouncer("demo", "--once") if "refused" in line][-1]
