@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What the provisioning scripts share: messages, becoming root, and installing packages without starting services.
+# What the provisioning scripts share: messages, becoming root, installing packages without starting services, and where
+# the distribution's archive is.
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
@@ -65,4 +66,23 @@ install_packages() {
         # The lists may be missing or out of date: only then are they worth fetching.
         install "$@" || { apt-get -o DPkg::Lock::Timeout=300 update -q && install "$@"; }
     ' install "${missing[@]}"
+}
+
+# The archive apt is configured with, e.g. as a mirror of the owner's choice.
+mirror() {
+    local uri
+    # shellcheck disable=SC2016  # apt's own placeholders
+    while read -r uri; do
+        case $uri in
+            mirror+file:*) uri=$(grep -Eo '^[a-z+]+:[^[:space:]]+' "${uri#mirror+file:}" | head -n 1) ;;
+        esac
+        case ${uri%/} in
+            *-security | *-backports | *-lts | *-debug | '') ;;
+            */debian) echo "$uri" && return 0 ;;
+        esac
+    done < <(
+        apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages'
+        sed -nE 's/^(URIs:|deb( \[[^]]*\])?) +([^ ]+).*/\3/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null
+    )
+    return 1
 }
