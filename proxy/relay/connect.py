@@ -22,6 +22,7 @@ from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Err, Greeting, HandshakeResponse, parse_auth_switch, parse_err
 
+from .names import open_tcp
 from .stream import PacketStream
 
 # What every backend speaks (protocol.md 0.3), whatever its clients can do.
@@ -72,12 +73,11 @@ async def connect(
     Raises Refused with the server's ERR, OSError or PeerGone when the server cannot be reached, ProtocolError when it
     speaks nonsense or wants a plugin that we do not have.
     """
-    loop = asyncio.get_running_loop()
     stream = PacketStream(limit=1 << 20)
     if address.unix_path is not None:
-        await loop.create_unix_connection(lambda: stream, address.unix_path)
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, address.unix_path)
     else:
-        await loop.create_connection(lambda: stream, address.host, address.port)
+        await open_tcp(lambda: stream, address.host, address.port)
     try:
         packet = await stream.read_packet()
         if packet[:1] == b"\xff":
