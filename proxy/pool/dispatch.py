@@ -16,7 +16,7 @@ from math import inf
 from typing import Any
 
 from proxy.pool.budget import CLOSING, IDLE, LEASED, OPENING, Budget
-from proxy.pool.logins import PATIENCE, Logins
+from proxy.pool.logins import Logins
 from proxy.pool.pool import Account, Pool
 from proxy.pool.queue import FAILED, GRANTED, WAITING, Failure, FailureKind, Queue, Waiter
 from proxy.pool.refusals import Refusals
@@ -132,7 +132,7 @@ class Dispatch:
         if reason is not None:
             self.close(backend, reason)
             return
-        if self.logins.want_promise() and self.logins.overdue(now):
+        if not self.budget.counts[IDLE] and self.logins.want_promise() and self.logins.overdue(now):
             self.close_for(backend, LOGIN, "login_waits")
             return
         if account.waiters:
@@ -185,7 +185,7 @@ class Dispatch:
         if free and self.logins.want_slot():
             return self._serve_login(now)
         if idle and self.logins.want_promise() and not self.refusals.down:
-            victim = self.shares.victim(now - PATIENCE)
+            victim = self.shares.victim(self.logins.idle_before(now))
             if victim is not None:
                 self.close_for(victim, LOGIN, "login_waits")
                 return True

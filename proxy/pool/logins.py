@@ -1,8 +1,9 @@
 """Unproven logins: they want a free slot, not a backend, and must not push out those who are known.
 
-They hold at most a quarter of the cap (at least one slot). They take free slots that no waiter wants and the slots of
-backends idle for over a second. One that has waited for over a second goes first: for the next free slot, and for the
-slot of the next released backend.
+They hold at most a quarter of what the server lets us have (at least one slot). They take free slots that no waiter
+wants and the slots of backends idle for over a second. One that has waited for over a second itself is overdue and goes
+first: for the next free slot, for the slot of the next released backend, for that of any idle one. Without that, new
+accounts could not log in at a faster rate than idle backends get old: as many a second as there are slots.
 """
 
 from __future__ import annotations
@@ -17,19 +18,20 @@ PATIENCE = 1.0
 
 
 class Logins:
-    __slots__ = ("_budget", "had_last", "held", "line", "promised", "timeouts")
+    __slots__ = ("_budget", "grants", "had_last", "held", "line", "promised", "timeouts")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.line: OrderedDict[LoginWaiter, None] = OrderedDict()
         self.held = 0
         self.promised = 0  # backends being closed so that a login gets their slot
+        self.grants = 0
         self.timeouts = 0
         self.had_last = False  # a login got a slot after the last grant to a waiter
 
     @property
     def limit(self) -> int:
-        return max(1, self._budget.cap // 4)
+        return max(1, self._budget.effective // 4)
 
     def join(self, waiter: LoginWaiter, now: float, timeout: float) -> None:
         assert waiter.state == WAITING
@@ -56,6 +58,7 @@ class Logins:
     def take(self, waiter: LoginWaiter) -> None:
         self.leave(waiter, GRANTED)
         self.held += 1
+        self.grants += 1
         self.had_last = True
 
     def want_slot(self) -> bool:
@@ -65,10 +68,14 @@ class Logins:
         return len(self.line) > self.promised and self.held + self.promised < self.limit
 
     def overdue(self, now: float) -> bool:
-        """Somebody has waited too long. With a cap of one they take turns with the waiters."""
-        if not self.line or (self.had_last and self._budget.cap == 1):
+        """Somebody has waited too long. With a single slot they take turns with the waiters."""
+        if not self.line or (self.had_last and self._budget.effective == 1):
             return False
         return now - self.first.enqueued_at > PATIENCE
+
+    def idle_before(self, now: float) -> float:
+        """Whose slot they may have: of the backends that are idle since then."""
+        return now if self.overdue(now) else now - PATIENCE
 
     def expired(self, now: float, down_since: float | None, timeout_down: float) -> list[LoginWaiter]:
         """Looks at all of them, since each may have a deadline of its own: not on the way of a release."""

@@ -33,7 +33,7 @@ from proxy.pool.queue import (
     QueueFull,
     Waiter,
 )
-from proxy.pool.refusals import FULL, UNREACHABLE
+from proxy.pool.refusals import UNREACHABLE
 from proxy.pool.statistics import Statistics, snapshot
 
 LOGIN_TICK = 0.05
@@ -262,13 +262,20 @@ class Registry:
 
     def login_failed(self, waiter: LoginWaiter, failure: Failure) -> bool:
         """As `login_done(None)`. True: the server was full or down; the login waits again, in front."""
-        again = failure.kind in FULL or failure.kind in UNREACHABLE
+        again = failure.kind is FailureKind.REFUSED_SERVER or failure.kind in UNREACHABLE
         if again:
             self.logins.rejoin(waiter)
         self.refusals.failed(failure, None, self._clock())
         self.logins.held -= 1
         self.budget.release(OPENING)
         return again
+
+    def login_refused(self, pool: Pool, failure: Failure) -> None:
+        """The server knows the password but has no connection left for the account: as a failed opening of `pool`."""
+        assert self.logins.held > 0
+        self.logins.held -= 1
+        self._dispatch.slots.count_in(pool)
+        self.open_failed(pool, failure)
 
     def adopt(self, backend: Any, pool: Pool) -> None:
         """A proven login has left a backend: it joins `pool`, for the next waiter or idle."""

@@ -47,6 +47,24 @@ def test_logins_hold_at_most_a_quarter_of_the_cap(cap, held):
     assert world.registry.budget.in_use == held
 
 
+def test_what_the_server_refuses_is_not_for_logins_either():
+    world = World(20)
+    pool = world.pool()
+    held = world.leased(pool, 3)
+    world.enqueue(pool)
+    world.refuse_one(FailureKind.REFUSED_SERVER)
+    assert world.registry.budget.effective == 3
+    for _ in range(5):
+        world.login()
+        world.enqueue(pool)
+    world.wait(1.1)
+    for backend in held:
+        world.registry.release(backend)
+    while world.closing:
+        world.close_one()
+    assert len(world.slots) == 1, "a quarter of the twenty would have been all there is"
+
+
 def test_waiters_come_before_young_logins():
     world = World(1)
     (backend,) = world.leased(world.pool())
@@ -66,6 +84,26 @@ def test_a_login_evicts_only_what_was_idle_for_more_than_a_second():
     assert world.reasons == ["login_waits"]
     world.close_one()
     assert world.slots == [login]
+
+
+def test_new_accounts_log_in_faster_than_the_backends_of_others_get_old():
+    world = World(4)
+    logins = [world.login() for _ in range(100)]
+    proven = 0
+    start = world.now
+    while proven < len(logins) and world.now < start + 20:
+        if len(world.slots) > proven:
+            pool = world.pool(f"tenant{proven}")
+            backend = world.backend(None)
+            world.registry.adopt(backend, pool)
+            assert world.acquire(pool) is backend, "closed before its first statement"
+            world.registry.release(backend)
+            proven += 1
+        elif world.closing:
+            world.close_one()
+        world.wait(0.005)
+    assert not world.failed
+    assert world.now - start < 3.0
 
 
 def test_a_login_that_has_waited_for_a_second_gets_the_next_released_slot():
@@ -140,6 +178,20 @@ def test_a_full_server_puts_the_login_back_in_front():
     world.registry.login_done(None)
     world.wait(0.06)
     assert world.slots[-1] is first
+
+
+def test_a_login_that_finds_its_account_full_teaches_the_accounts_limit_and_is_over():
+    world = World(8)
+    pool = world.pool("tenant")
+    world.leased(pool, 3)
+    login, other = world.login(), world.login()
+    world.registry.login_refused(pool, Failure(FailureKind.REFUSED_ACCOUNT, 1226))
+    assert world.registry.refusals_absorbed == {1226: 1}
+    assert pool.account.throttle.effective == 3
+    assert world.registry.budget.effective == 8
+    assert world.slots == [login, other] and not world.registry.logins.line
+    world.registry.login_done(None)
+    assert world.registry.logins.held == 0 and world.registry.budget.in_use == 3
 
 
 def test_a_login_to_a_server_that_is_down_is_held_then_fails():
