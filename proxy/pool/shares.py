@@ -4,6 +4,9 @@ fair share = effective cap * weight / sum of the weights of accounts with leases
 is entitled to nothing; what it keeps idle is the first to go. To give a slot to an account that would then be above
 its share only makes it the next to lose one, so below means: one more still fits, or it has none at all.
 
+What accounts leave of their shares, because they want no more or may have no more, is shared out in the same way: a
+slot above a share goes to an account that waits with so much less that it will not be ahead afterwards.
+
 `waiting` is ordered by who was served least recently: that account has waited longest. Nothing here changes a slot.
 """
 
@@ -83,15 +86,16 @@ class Shares:
         if slots == 1 and now - account.turn_since < self.quantum:
             return None  # more accounts than slots: they take turns
         cap = self._budget.cap
+        behind = None
         for other in self.waiting:
-            if (
-                other is not account
-                and self._below(other, per_weight)
-                and other.need() > 0
-                and other.may_open(now, cap, other.projected)
-            ):
-                return other
-        return None
+            below = self._below(other, per_weight)
+            if not below and (behind or (other.projected + 1) * account.weight > (slots - 1) * other.weight):
+                continue  # `account` itself among them
+            if other.need() > 0 and other.may_open(now, cap, other.projected):
+                if below:
+                    return other
+                behind = other
+        return behind
 
     def victim(self, idle_before: float, only: Account | None = None) -> Any:
         """The least recently used idle backend of the account furthest above its share."""

@@ -113,6 +113,33 @@ def test_a_weight_changed_while_accounts_wait_is_kept():
     assert served["heavy"]
 
 
+def test_what_a_limited_account_leaves_is_shared_by_the_others():
+    world = World(18, queue_timeout=1e9)
+    world.registry.account("small", max_connections=2)
+    server = Server(world)
+    served, again = keep_busy(world, ["greedy"], 100)
+    server.run(0.1, again)
+    for name in ("small", "late"):
+        served[name] = 0
+        for _ in range(50):
+            world.enqueue(world.pool(name))
+    server.run(1.0, again)
+    opened = world.serial
+    server.run(1.0, again)
+    assert [world.pool(name).account.slots for name in ("greedy", "small", "late")] == [8, 2, 8]
+    assert world.serial == opened, "and nobody reconnects for it any more"
+
+
+def test_what_is_left_over_is_shared_by_weight():
+    world = World(15, queue_timeout=1e9)
+    world.registry.account("heavy", weight=2.0)
+    world.registry.account("small", weight=2.0, max_connections=3)
+    server = Server(world)
+    _, again = keep_busy(world, ["light", "heavy", "small"], 50)
+    server.run(2.0, again)
+    assert [world.pool(name).account.slots for name in ("heavy", "light", "small")] == [8, 4, 3]
+
+
 def test_one_busy_account_may_have_everything_until_another_comes():
     world = World(10, queue_timeout=1e9)
     server = Server(world)
