@@ -7,6 +7,7 @@ bytes that arrived early.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 from proxy.wire.framing import PacketReader, frame
@@ -25,7 +26,8 @@ class PacketStream(asyncio.Protocol):
         self._reader = PacketReader(limit)
         self._reader.feed(early)
         self._waiter: asyncio.Future[None] | None = None
-        self._gone: BaseException | None = None
+        self._gone: PeerGone | None = None
+        self.on_gone: Callable[[], object] | None = None
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -39,18 +41,28 @@ class PacketStream(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The peer has closed its side."""
-        self._gone = PeerGone("connection closed")
-        self._wake()
+        self._end("connection closed")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._gone = self._gone or PeerGone(str(exc) if exc else "connection closed")
-        self._wake()
+        self._end(str(exc) if exc else "connection closed")
+
+    def _end(self, reason: str) -> None:
+        if self._gone is None:
+            self._gone = PeerGone(reason)
+            self._wake()
+            if self.on_gone is not None:
+                self.on_gone()
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the peer has closed."""
+        return self._gone is not None
 
     @property
     def seq(self) -> int:
@@ -69,8 +81,16 @@ class PacketStream(asyncio.Protocol):
                 return packet
             if self._gone is not None:
                 raise self._gone
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self._something()
+
+    async def wait_gone(self) -> None:
+        """Wait until the peer has closed; what it still says is nobody's."""
+        while self._gone is None:
+            await self._something()
+
+    async def _something(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
 
     def write_packet(self, payload: bytes) -> None:
         """Send `payload` with the next sequence id. Raises PeerGone."""
