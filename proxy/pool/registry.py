@@ -91,6 +91,10 @@ class Registry:
             account = self.accounts[name] = Account(name, weight, max_connections)
         return account
 
+    def introduce(self, account: Account) -> None:
+        """It is one of ours from now on, unless another one has its name already."""
+        self.accounts.setdefault(account.name, account)
+
     def pool(self, account: Account, key: Hashable) -> Pool:
         pool = account.pools.get(key)
         if pool is None:
@@ -341,7 +345,13 @@ class Registry:
         cap = f"cap {budget.cap}" if budget.effective == budget.cap else f"cap {budget.cap}, {budget.effective} allowed"
         leases = self._describe_leases() if self._describe_leases is not None else f"{budget.counts[LEASED]} leased"
         down = f"; server down for {now - self.down_since:.1f} s" if self.down_since is not None else ""
-        return f"{cap}: {leases}; {len(self._line)} waiting{down}"
+        logins = f" and {len(self._login_line)} logins" if self._login_line else ""
+        return f"{cap}: {leases}{self.describe_others()}; {len(self._line)} waiting{logins}{down}"
+
+    def describe_others(self) -> str:
+        """The slots that are on their way between two leases: ", 2 opening, 1 closing"."""
+        counts = self.budget.counts
+        return "".join(f", {counts[place]} {STATES[place]}" for place in (OPENING, RESETTING, CLOSING) if counts[place])
 
     def __repr__(self) -> str:
         return f"<Registry {self.budget!r} {len(self._line)} waiting>"

@@ -1,13 +1,13 @@
-"""Accounts: the passwords that open their backends, how they are proven, and the opening itself.
+"""Accounts: the passwords that open their backends, and the opening itself.
 
-Credentials are kept in memory only. A password is *proven* by a login to the server; for `auth.cache_ttl` after that a
-client is checked against it here. A proof needs a slot like every connection to the server, and when it succeeds the
-connection stays as a backend of its account.
+Credentials are kept in memory only. A password is *proven* by a login to the server (`proofs`); for `auth.cache_ttl`
+after that a client is checked against it here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import socket
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from proxy.pool.budget import FREE, OPENING
-from proxy.pool.queue import Failure, FailureKind, LoginWaiter, QueueFull, Waiter
+from proxy.pool.budget import FREE, IDLE, OPENING
+from proxy.pool.queue import Failure, FailureKind, QueueFull, Waiter
 from proxy.session.state import Settings
 from proxy.wire import auth
 from proxy.wire import constants as c
@@ -25,6 +25,7 @@ from proxy.wire.packets import Err, Greeting
 from . import soft
 from .backend import Backend
 from .connect import KEY, Refused, connect
+from .proofs import Proofs, WaitOver
 
 if TYPE_CHECKING:
     from proxy.pool.pool import Account, Pool
@@ -35,14 +36,6 @@ _REFUSED_SERVER = (c.ER_CON_COUNT, c.ER_CANT_CREATE_THREAD)
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 _LIMIT_OF_ACCOUNT = b"\x03SELECT @@session.max_user_connections"
 _MAX_SCHEMAS = 10_000
-
-
-class WaitOver(Exception):
-    """A login could not get its connection to the server in time."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.kind.value)
-        self.failure = failure
 
 
 class RsaKey:
@@ -73,7 +66,7 @@ class Accounts:
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
         self._credentials: dict[bytes, Credentials] = {}
-        self._proving: dict[bytes, tuple[bytes, asyncio.Task[None]]] = {}
+        self.proofs = Proofs(self)
         self._schemas: set[tuple[str, bytes]] = set()
         self._rsa_key: asyncio.Future[RsaKey] | None = None
 
@@ -119,59 +112,9 @@ class Accounts:
             self._rsa_key = asyncio.ensure_future(asyncio.to_thread(RsaKey))
         return await asyncio.shield(self._rsa_key)
 
-    async def prove(self, user: bytes, password: bytes, key: int) -> None:
-        """Log in to the server with what a client gave us. Raises Refused with the server's answer, or WaitOver.
-
-        One proof per account at a time; a login with the same password joins it.
-        """
-        verifier = auth.sha2_verifier(password)
-        while (running := self._proving.get(user)) is not None:
-            if running[0] == verifier:
-                await asyncio.shield(running[1])
-                return
-            await asyncio.wait([running[1]])
-        task = self.relay.spawn(self._prove(user, password, key))
-        self._proving[user] = (verifier, task)
-        task.add_done_callback(lambda done: (self._proving.pop(user, None), done.cancelled() or done.exception()))
-        await asyncio.shield(task)
-
-    async def _prove(self, user: bytes, password: bytes, key: int) -> None:
-        slot: asyncio.Future[None] = self.relay.loop.create_future()
-
-        def failed(failure: Failure) -> None:
-            if not slot.done():
-                slot.set_exception(WaitOver(failure))
-
-        def granted() -> None:
-            nonlocal slot
-            if slot.done():
-                self.relay.registry.login_done(None)
-            else:
-                slot.set_result(None)
-
-        waiter = LoginWaiter(granted, failed)
-        self.relay.registry.login_slot(waiter)
-        self.relay.watch_queue()
-        while True:
-            await slot
-            pool = self.relay.pool(user, key)
-            try:
-                backend = await self._connect(pool, user, password)
-            except Exception as exc:
-                failure = self._failure(exc)
-                if failure.kind is FailureKind.ACCOUNT_ERROR:
-                    self.relay.registry.login_done(None)
-                    raise
-                slot = self.relay.loop.create_future()
-                if not self.relay.registry.login_failed(waiter, failure):
-                    raise
-                self.relay.watch_queue()
-                continue
-            self._credentials[user] = Credentials(password, self.relay.loop.time())
-            pool = self.relay.pool(user, key)  # the account may have been dropped as unused meanwhile
-            backend.slot = OPENING
-            self.relay.registry.adopt(backend, pool)
-            return
+    def remember(self, user: bytes, password: bytes) -> None:
+        """The server has accepted this password just now."""
+        self._credentials[user] = Credentials(password, self.relay.loop.time())
 
     async def check_schema(self, pool: Pool, settings: Settings) -> None:
         """Make sure that the account may use the schema of `settings`. Raises Refused or WaitOver."""
@@ -181,11 +124,12 @@ class Accounts:
         known = (pool.account.name, settings.schema)
         if known in self._schemas:
             return
+        since = self.relay.loop.time()
         backend = await self.borrow(pool, settings)
         try:
             answers = await backend.run((bytes((c.COM_INIT_DB,)) + settings.schema,))
         except ConnectionError as exc:
-            raise WaitOver(Failure(FailureKind.DOWN)) from exc
+            raise WaitOver(Failure(FailureKind.DOWN), since) from exc
         error = answers[0].error
         if error is not None:
             backend.soft |= soft.STALE_WARNINGS
@@ -213,13 +157,13 @@ class Accounts:
 
             def failed(failure: Failure) -> None:
                 if not future.done():
-                    future.set_exception(WaitOver(failure))
+                    future.set_exception(WaitOver(failure, waiter.enqueued_at))
 
             waiter = Waiter(pool, None, settings, False, None, granted, failed)
             try:
                 self.relay.registry.enqueue(waiter)
             except QueueFull:
-                raise WaitOver(self.relay.queue_full) from None
+                raise WaitOver(self.relay.queue_full, self.relay.loop.time()) from None
             self.relay.watch_queue()
             try:
                 backend = await future
@@ -246,9 +190,9 @@ class Accounts:
             self.relay.registry.open_failed(pool, Failure(FailureKind.ACCOUNT_ERROR, c.ER_ACCESS_DENIED, err, b"28000"))
             return
         try:
-            backend = await self._connect(pool, user, known.password)
+            backend = await self.connect(pool, user, known.password)
         except Exception as exc:
-            failure = self._failure(exc)
+            failure = self.failure(exc)
             if failure.code == c.ER_ACCESS_DENIED and self._credentials.get(user) is known:
                 del self._credentials[user]
             self.relay.registry.open_failed(pool, failure)
@@ -257,7 +201,7 @@ class Accounts:
         backend.slot = OPENING
         self.relay.registry.opened(backend)
 
-    async def _connect(self, pool: Pool, user: bytes, password: bytes) -> Backend:
+    async def connect(self, pool: Pool, user: bytes, password: bytes) -> Backend:
         """Open a backend and bring it into a known state."""
         started = self.relay.loop.time()
         profile = self.relay.profile
@@ -304,7 +248,7 @@ class Accounts:
         if tracked.error is not None:
             raise Refused(tracked.error)
         if limit.error is None:
-            self._learn_limit(backend.pool, int(limit.values()[0][0] or 0))
+            self._learn_limit(backend.pool.account, int(limit.values()[0][0] or 0))
         charset, collation, results = profile.charset_of(collation_id)
         backend.settings = self.relay.settings.make(
             client_charset=charset,
@@ -313,16 +257,32 @@ class Accounts:
             autocommit=bool(greeting.status & c.SERVER_STATUS_AUTOCOMMIT),
         )
 
-    def _learn_limit(self, pool: Pool, allowed: int) -> None:
+    async def ask_again(self, account: Account, *, server: bool) -> None:
+        """Ask on one of the account's backends what its limit is now, and about the `server` too."""
+        backends = [backend for backend in self.relay.backends if backend.pool.account is account]
+        if not backends:
+            return
+        pool = min(backends, key=lambda backend: backend.slot != IDLE).pool
+        profile = self.relay.profile
+        with contextlib.suppress(WaitOver, ConnectionError, ValueError):
+            backend = await self.borrow(pool, None)
+            limit, *told = await backend.run((_LIMIT_OF_ACCOUNT, *(profile.questions() if server else ())))
+            self.relay.registry.release(backend)
+            if limit.error is None:
+                self._learn_limit(account, int(limit.values()[0][0] or 0))
+            if told:
+                profile.learn(told)
+                self.relay.adjust_cap()
+
+    def _learn_limit(self, account: Account, allowed: int) -> None:
         """The account's MAX_USER_CONNECTIONS, 0 where it has none; a smaller one of ours stays."""
-        account = pool.account
         known = self.relay.config.users.get(account.name)
         own = known.max_connections if known is not None else None
         limit = min(own or allowed, allowed) if allowed else own
         if limit != account.max_connections:
             self.relay.registry.set_limits(account, account.weight, limit)
 
-    def _failure(self, exc: Exception) -> Failure:
+    def failure(self, exc: Exception) -> Failure:
         """What an attempt to open a backend ended with, for the registry."""
         if isinstance(exc, Refused):
             err = exc.err

@@ -322,10 +322,11 @@ class Client(asyncio.Protocol):
     def wait_failed(self, failure: Failure) -> None:
         """The wait is over without a backend."""
         waiter, self.waiter = self.waiter, None
+        assert waiter is not None
         if failure.kind is FailureKind.DRAIN:
             self.refuse_shutdown()
             return
-        code, state, text = self.relay.describe_failure(failure, waiter)
+        code, state, text = self.relay.describe_failure(failure, waiter.enqueued_at)
         if self.kind == lease.RESERVE:
             self.die(Err(code, state, text.encode()), True)
         else:

@@ -31,9 +31,9 @@ from proxy.wire.packets import (
     encode_tracker,
 )
 
-from .accounts import WaitOver
 from .client import WRITE_HIGH, WRITE_LOW, Client
 from .connect import KEY, Refused
+from .proofs import WaitOver
 from .stream import PacketStream, PeerGone
 
 if TYPE_CHECKING:
@@ -108,6 +108,10 @@ async def change_user(
 async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
     """Run the steps of a login; True if they led to a session. Else the client has been told why."""
     relay, stream, address = login.relay, login.stream, login.address
+    since = relay.loop.time()
+    task = asyncio.current_task()
+    assert task is not None
+    stream.on_gone = task.cancel  # whatever it waits for: nobody needs it any more
     try:
         async with asyncio.timeout(relay.config.listen.login_timeout):
             await steps
@@ -120,7 +124,7 @@ async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
         _refuse(stream, exc.err)
         reason = str(exc.err.code)
     except WaitOver as exc:
-        code, state, text = relay.describe_failure(exc.failure, None)
+        code, state, text = relay.describe_failure(exc.failure, exc.since)
         _refuse(stream, Err(code, state, text.encode()))
         reason = str(code)
     except TimeoutError:
@@ -128,17 +132,24 @@ async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
             failure = Failure(FailureKind.TIMEOUT, c.ER_CON_COUNT, "listen.login_timeout")
             if relay.registry.down_since is not None:
                 failure = Failure(FailureKind.DOWN)
-            code, state, text = relay.describe_failure(failure, None)
+            code, state, text = relay.describe_failure(failure, since)
             _refuse(stream, Err(code, state, text.encode()))
         else:
             _refuse(stream, Err(c.ER_NET_READ_INTERRUPTED, b"08S01", b"Got timeout reading communication packets"))
         reason = "timeout"
     except PeerGone:
         reason = "client_gone"
+    except asyncio.CancelledError:
+        if not stream.gone:
+            raise
+        task.uncancel()
+        reason = "client_gone"
     except Exception as exc:
         relay.log.error("login failed unexpectedly", client=address, error=repr(exc), exc_info=exc)
         _refuse(stream, Err(c.ER_HANDSHAKE, b"08S01", b"Bad handshake"))
         reason = "internal"
+    finally:
+        stream.on_gone = None
     relay.login_failed(reason)
     if stream.transport is not None:
         stream.transport.close()
@@ -183,7 +194,7 @@ class _Login:
         key = response.capabilities & KEY
         self.waits_for_server = True
         if not proven:
-            await relay.accounts.prove(response.username, password, key)
+            await relay.accounts.proofs.prove(response.username, password, key)
         pool = relay.pool(response.username, key)
         pool.account.clients += 1  # from here on the account is in use
         try:

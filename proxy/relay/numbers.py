@@ -2,49 +2,83 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from proxy.pool.budget import LEASED
 from proxy.session import pins
 from proxy.wire import constants as c
 
 if TYPE_CHECKING:
     from .backend import Backend
     from .client import Client
+    from .relay import Relay
 
 
-def describe_leases(backends: Collection[Backend]) -> str:
-    """What the leased backends are doing, in words."""
-    in_transaction = pinned = running = 0
+_NAMED = 3  # accounts in a line of the log
+
+
+def describe_leases(backends: Collection[Backend], *, reasons: bool = False) -> str:
+    """What the leased backends are doing, in words; with `reasons`, also what pins those that are pinned."""
+    in_transaction = pinned = running = left = mask = 0
     for backend in backends:
         client = backend.client
-        if client is None:
+        if backend.slot != LEASED:
             continue
-        if client.busy:
+        if client is None:
+            left += 1
+        elif client.busy:
             running += 1
         elif client.pins:
             pinned += 1
+            mask |= client.pins
         else:
             in_transaction += 1
-    return f"{in_transaction} idle in transaction, {pinned} pinned, {running} running"
+    why = f" ({', '.join(pins.names(mask)).replace('_', ' ')})" if reasons and mask else ""
+    finishing = f", {left} finishing for nobody" if left else ""
+    return f"{in_transaction} idle in transaction, {pinned} pinned{why}, {running} running{finishing}"
 
 
-def describe_stall(backends: Collection[Backend], now: float) -> str:
-    """Why nobody gets a connection, in numbers and names: what to look for at 4 a.m."""
-    leased = [backend for backend in backends if backend.client is not None]
-    reasons = sorted({name for b in leased if b.client is not None for name in pins.names(b.client.pins)})
-    text = f"{len(leased)} leased: {describe_leases(backends)}"
-    if reasons:
-        text += f"; pins: {', '.join(reasons)}"
+def describe_stall(relay: Relay, now: float) -> str:
+    """Why nobody gets a connection, in numbers and names: what to look for at 4 a.m.
+
+    A program whose process waits for a connection while it holds others in open transactions waits for itself.
+    """
+    registry = relay.registry
+    leased = [backend for backend in relay.backends if backend.slot == LEASED]
+    parts = [f"{len(leased)} leased: {describe_leases(leased, reasons=True)}{registry.describe_others()}"]
+    cap = registry.budget.cap
+    full = [account for account in registry.shares.waiting if account.slots >= account.limit(cap) < cap]
+    parts += [f"account {account.name} has all of its {account.slots}" for account in full[:_NAMED]]
     oldest = min(leased, key=lambda backend: backend.leased_since, default=None)
-    if oldest is None or oldest.client is None:
-        return text
-    client = oldest.client
-    who = f"{client.address} {client.program}".strip()
-    text += f"; oldest {now - oldest.leased_since:.0f} s by {client.user} from {who}"
-    if any(not b.client.busy and b.client.status & c.SERVER_STATUS_IN_TRANS for b in leased if b.client is not None):
-        text += "; nested transactions, or connections that were never closed?"
-    return text
+    if oldest is not None:
+        parts.append(f"oldest {now - oldest.leased_since:.0f} s by {_who(oldest.client)}")
+    holders = {
+        process_of(backend.client)
+        for backend in leased
+        if backend.client is not None and not backend.client.busy and backend.client.status & c.SERVER_STATUS_IN_TRANS
+    }
+    waiting = {process_of(client) for client in relay.clients.values() if client.waiter is not None}
+    if holders & waiting - {None}:
+        parts.append("nested transactions?")
+    return "; ".join(parts)
+
+
+def _host(client: Client) -> str:
+    address = client.address
+    return address if address.startswith("unix:") else address.rpartition(":")[0]
+
+
+def _who(client: Client | None) -> str:
+    if client is None:
+        return "a client that has left"
+    return f"{_host(client)} {client.program or f'account {client.user}'}"
+
+
+def process_of(client: Client) -> tuple[str, str] | None:
+    """Which process a client belongs to, if it has told us: with its id, a program is one on its host."""
+    return (_host(client), client.program) if re.search(r"pid \d+$", client.program) else None
 
 
 def client_states(clients: Collection[Client]) -> dict[str, int]:

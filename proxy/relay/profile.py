@@ -24,8 +24,7 @@ _TRACK = (
 
 _GLOBALS = (
     b"\x03SELECT @@global.max_connections, @@global.character_set_client, @@global.character_set_results, "
-    b"@@global.collation_connection, @@global.sql_mode, @@global.init_connect, @@global.max_allowed_packet, "
-    b"@@session.max_user_connections"
+    b"@@global.collation_connection, @@global.sql_mode, @@global.init_connect, @@global.max_allowed_packet"
 )
 
 

@@ -7,12 +7,12 @@ at the clock for the registry, and knows when the server was last seen. Who may 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.pool.budget import CLOSING, FREE, IDLE, OPENING
-from proxy.pool.queue import Failure, FailureKind, Waiter
+from proxy.pool.pool import Account
+from proxy.pool.queue import Failure, FailureKind
 from proxy.pool.registry import Registry
 from proxy.session import pins
 from proxy.session.classify import Classifier
@@ -23,13 +23,14 @@ from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Greeting, HandshakeResponse
 
 from . import login, numbers, soft
-from .accounts import Accounts, WaitOver
+from .accounts import Accounts
 from .backend import Backend
 from .connect import Refused, connect
 from .control import Control
 from .profile import Profile
 from .stats import Counters
 from .stream import PeerGone
+from .watch import Watch
 
 if TYPE_CHECKING:
     from proxy.config import Config
@@ -45,8 +46,7 @@ _CLOSE_DEADLINE = 10.0  # seconds that a server may take to close its side
 _GOODBYE = 2.0  # the same when we stop
 _TICK = 0.02
 _RETIRE_EVERY = 1.0
-_LEARN_EVERY = 60.0
-_STALL, _STALL_EVERY = 5.0, 60.0
+LEARN_EVERY = 60.0
 _PROBE_EVERY = 5.0
 
 
@@ -94,6 +94,7 @@ class Relay:
         self.queue_full = Failure(FailureKind.TIMEOUT, c.ER_CON_COUNT, "queue.max_waiting")
         self.accounts = Accounts(self)
         self.control = Control(self)
+        self.watch = Watch(self)
         cap = config.pool.max_connections
         self.registry = Registry(
             AUTO_START if cap == "auto" else cap,
@@ -112,9 +113,7 @@ class Relay:
         self._tick_timer: asyncio.TimerHandle | None = None
         self._retire_timer: asyncio.TimerHandle | None = None
         self._last_client_id = self.FIRST_CLIENT_ID - 1
-        self._learned_at = self._stall_logged = float("-inf")
-        self._grants_seen = 0
-        self._no_grant_since = self.loop.time()
+        self._learned_at = float("-inf")
         self._last_event = self._last_probe = self._last_failure = float("-inf")
         self.last_error = "not seen yet"
 
@@ -239,25 +238,19 @@ class Relay:
         now = self.loop.time()
         self.registry.retire(now, pool.idle_timeout, pool.max_lifetime)
         self.registry.forget_unused()
-        self._end_idle_transactions(now)
-        self._watch_grants(now)
+        self.watch.look(now)
         self.accounts.forget_expired()
-        if self.profile.learned and now - self._learned_at > _LEARN_EVERY:
-            self._learned_at = now
-            self.spawn(self._learn_again())
+        if self.profile.learned and now - self._learned_at >= LEARN_EVERY and self.registry.shares.holding:
+            self._learn_again(now)
         self.watch_queue()
 
-    async def _learn_again(self) -> None:
-        """Ask an idle backend for what an administrator may have changed."""
-        pool = next((backend.pool for backend in self.backends if backend.slot == IDLE), None)
-        if pool is None:
-            return
-        with contextlib.suppress(WaitOver, ConnectionError, ValueError):
-            backend = await self.accounts.borrow(pool, None)
-            answers = await backend.run(self.profile.questions())
-            self.registry.release(backend)
-            self.profile.learn(answers)
-            self.adjust_cap()
+    def _learn_again(self, now: float) -> None:
+        """Ask for what an administrator may have changed: the server once, and each account that has a limit."""
+        self._learned_at = now
+        accounts = sorted(self.registry.shares.holding, key=lambda account: not account.counts[IDLE])
+        for account in accounts:
+            if account is accounts[0] or account.max_connections is not None:
+                self.spawn(self.accounts.ask_again(account, server=account is accounts[0]))
 
     def adjust_cap(self) -> None:
         """`auto`: what the server allows, less a reserve for people and the control slot."""
@@ -270,35 +263,6 @@ class Relay:
         if cap != self.registry.budget.cap:
             self.registry.set_cap(cap)
             self.log.info("cap set from the server", max_connections=allowed, cap=cap)
-
-    def _watch_grants(self, now: float) -> None:
-        """While clients wait and nobody has got a connection for a while, say why, once a minute."""
-        queue = self.registry.queue
-        if not queue.line or queue.grants != self._grants_seen:
-            self._grants_seen = queue.grants
-            self._no_grant_since = now
-            return
-        if now - self._no_grant_since >= _STALL and now - self._stall_logged >= _STALL_EVERY:
-            self._stall_logged = now
-            self.log.warning(
-                "nobody gets a connection",
-                waiting=len(queue),
-                seconds=round(now - self._no_grant_since, 1),
-                cap=self.registry.budget.cap,
-                why=numbers.describe_stall(self.backends, now),
-            )
-
-    def _end_idle_transactions(self, now: float) -> None:
-        """`session.idle_transaction_timeout`: FIN only, an unasked ERR confuses drivers."""
-        limit = self.config.session.idle_transaction_timeout
-        if not limit:
-            return
-        for client in list(self.clients.values()):
-            if client.backend is not None and not client.busy and now - client.idle_since > limit:
-                self.log.warning(
-                    "idle transaction ended", client=client.address, user=client.user, seconds=now - client.idle_since
-                )
-                client.close("idle_transaction_timeout")
 
     # Clients
 
@@ -380,13 +344,18 @@ class Relay:
 
     def pool(self, user: bytes, key: int) -> Pool:
         """The pool of an account and capabilities."""
+        return self.registry.pool(self.registry.account(*self._terms(user)), key)
+
+    def unproven_pool(self, user: bytes, key: int) -> Pool:
+        """The same, but an account that we do not know stays unknown: the name may be made up."""
+        terms = self._terms(user)
+        return self.registry.pool(self.registry.accounts.get(terms[0]) or Account(*terms), key)
+
+    def _terms(self, user: bytes) -> tuple[str, float, int | None]:
+        """An account's name, weight and limit of ours."""
         name = user.decode("utf-8", "surrogateescape")
         known = self.config.users.get(name)
-        if known is not None:
-            account = self.registry.account(name, known.weight, known.max_connections)
-        else:
-            account = self.registry.account(name)
-        return self.registry.pool(account, key)
+        return (name, 1.0, None) if known is None else (name, known.weight, known.max_connections)
 
     def _close_backend(self, backend: Backend, reason: str) -> None:
         """The registry wants it closed: an idle one, whose last client may still ask for its soft state."""
@@ -438,8 +407,8 @@ class Relay:
         """The text of our 2003."""
         return f"Can't connect to MySQL server on '{self.address.label}' ({self.last_error})"
 
-    def describe_failure(self, failure: Failure, waiter: Waiter | None) -> tuple[int, bytes, str]:
-        """The answer (code, SQLSTATE, text) to a client whose wait ended with `failure`."""
+    def describe_failure(self, failure: Failure, since: float) -> tuple[int, bytes, str]:
+        """The answer (code, SQLSTATE, text) to a client that has waited since `since` and ended with `failure`."""
         if failure.kind is FailureKind.DOWN:
             return c.CR_CONN_HOST_ERROR, b"HY000", self.down_text()
         if failure.kind is FailureKind.DRAIN:
@@ -447,15 +416,10 @@ class Relay:
         if failure.kind is FailureKind.TIMEOUT:
             now = self.loop.time()
             limit = failure.message or "queue.timeout"
-            waited = "the queue is full" if failure is self.queue_full else "waited"
-            if waiter is not None and failure is not self.queue_full:
-                waited = f"waited {now - waiter.enqueued_at:.1f} s"
+            waited = "the queue is full" if failure is self.queue_full else f"waited {now - since:.1f} s"
             where = f"for a connection to {self.address.label}"
-            return (
-                c.ER_CON_COUNT,
-                b"08004",
-                (f"Too many connections: {waited} {where} ({self.registry.describe(now)}; {limit})"),
-            )
+            text = f"Too many connections: {waited} {where} ({self.registry.describe(now)}; {limit})"
+            return c.ER_CON_COUNT, b"08004", text
         return failure.code, failure.sqlstate, failure.message
 
     # Numbers, when asked

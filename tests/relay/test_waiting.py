@@ -1,4 +1,4 @@
-"""What a client that waits too long is told, and how things end: drain, idle transactions, a server that is down."""
+"""What a client that waits too long is told, and how things end: drain, a server that is down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from proxy.wire.packets import Err, lenenc_int, parse_err
 from tests.relay.world import (
     IN_TRANS,
     QUIT,
-    RESET,
     App,
     Refused,
     Server,
@@ -57,6 +56,25 @@ def test_a_wait_that_is_too_long_says_why_and_the_connection_stays(make_world):
     assert server.take() == []
     app.send(PING)
     assert app.take()[0][0] == 0
+
+
+def test_the_reason_tells_what_holds_the_connections_and_how_many_wait(make_world):
+    world = make_world(cap=10)
+    for _ in range(7):
+        in_transaction(world)
+    for _ in range(2):
+        world.app().query(b"SET @a = 1")
+        world.server.take()
+        world.server.ok()
+    world.app().query(b"SELECT SLEEP(1000)")
+    waiting = [world.app() for _ in range(138)]
+    for app in waiting:
+        app.query(b"SELECT 1")
+    world.advance(30.1)
+    assert waiting[0].error().message == (
+        b"Too many connections: waited 30.0 s for a connection to 127.0.0.1:3306 "
+        b"(cap 10: 7 idle in transaction, 2 pinned, 1 running; 137 waiting; queue.timeout)"
+    )
 
 
 def test_a_full_queue_says_so_at_once(make_world):
@@ -135,29 +153,6 @@ def test_a_refusal_of_the_account_is_the_clients_own(make_world):
     error = app.error()
     assert (error.code, error.message) == (3118, b"Account is locked.")
     assert not app.closed
-
-
-# Idle transactions
-
-
-def test_a_transaction_that_is_idle_for_too_long_is_ended_without_a_word(make_world):
-    world = make_world(session__idle_transaction_timeout="5s")
-    app, server = in_transaction(world)
-    world.relay._retire()
-    world.advance(4)
-    app.query(b"SELECT 1")
-    server.take()
-    world.advance(20)
-    assert not app.closed, "it runs"
-    server.rows(b"1", status=IN_TRANS)
-    app.take()
-    world.advance(4)
-    assert not app.closed
-    world.advance(3)
-    assert app.closed
-    assert app.take() == []
-    assert server.take() == [RESET, world.relay.profile.track_command]
-    server.ok(2)
 
 
 # Drain

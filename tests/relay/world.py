@@ -131,6 +131,9 @@ class FakeTransport(asyncio.Transport):
     def write_eof(self) -> None:
         self.eof = True
 
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
 
@@ -379,7 +382,7 @@ class World:
         self.relay.seen(Greeting(version, 1, b"n" * 20, 45, AUTOCOMMIT, capabilities, c.CACHING_SHA2_PASSWORD))
         self.relay.profile.learned = learned
         self.relay._learned_at = self.loop.now
-        self.relay.accounts._connect = self._connect  # type: ignore[method-assign]
+        self.relay.accounts.connect = self._connect  # type: ignore[method-assign]
         self.relay.control._connect = self._connect_control  # type: ignore[method-assign]
         self.controls: list[Server] = []
         self.control_refusal: Exception | None = None  # raised by the next openings of the control connection
