@@ -73,11 +73,9 @@ class Refusals:
 
     def wakes(self, now: float, anybody_waits: bool) -> Iterator[float]:
         """When there is something to try, or a limit to raise."""
-        server = self._budget.throttle
-        yield server.grow_at
-        if anybody_waits and server.retry_at > now:
-            yield server.retry_at
-        for account in self._throttled:
-            yield account.throttle.grow_at
-            if account.waiters and account.throttle.retry_at > now:
-                yield account.throttle.retry_at
+        throttles = [(self._budget.throttle, anybody_waits)]
+        throttles += [(account.throttle, bool(account.waiters)) for account in self._throttled]
+        for throttle, wanted in throttles:
+            yield throttle.grow_at
+            if wanted:
+                yield from (at for at in throttle.tries() if at > now)

@@ -112,6 +112,66 @@ def test_a_try_that_succeeds_above_the_effective_cap_raises_it():
     assert world.registry.budget.effective == 4
 
 
+def test_a_success_among_refusals_does_not_end_the_tries():
+    world = World(10, queue_timeout=1e9)
+    pool = world.pool()
+    for _ in range(20):
+        world.enqueue(pool)
+    for n in range(10):
+        if n in (3, 9):
+            world.open_one()
+        else:
+            world.refuse_one(SERVER)
+    assert world.registry.budget.effective == 2 and not world.opening
+    world.wait(0.06)
+    assert len(world.opening) == 1
+    world.refuse_one(SERVER)
+    world.wait(0.06)
+    assert not world.opening, "the second time it waits for twice as long"
+    world.wait(0.05)
+    assert len(world.opening) == 1
+
+
+def test_up_to_the_limit_nothing_waits_for_the_next_try_above_it():
+    world = World(10, queue_timeout=1e9)
+    pool = world.pool()
+    held = world.leased(pool, 5)
+    for _ in range(10):
+        world.enqueue(pool)
+    for _ in range(5):
+        world.refuse_one(SERVER)
+    for backend in held[:3]:
+        world.registry.lost(backend)
+    assert len(world.opening) == 3
+    for _ in range(3):
+        world.open_one()
+    assert world.registry.budget.effective == 5
+    world.wait(0.06)
+    assert len(world.opening) == 1
+
+
+def test_room_that_comes_back_is_found_while_clients_wait():
+    world = World(10, queue_timeout=1e9)
+    pool = world.pool()
+    world.leased(pool, 2)
+    for _ in range(20):
+        world.enqueue(pool)
+    for _ in range(8):
+        world.refuse_one(SERVER)
+    for _ in range(400):
+        world.wait(0.01)
+        while world.opening:
+            world.refuse_one(SERVER)
+    assert world.registry.budget.effective == 2
+    start = world.now
+    while world.registry.budget.in_use < 10 and world.now < start + 20:
+        world.wait(0.01)
+        while world.opening:
+            world.open_one()
+    assert world.now - start < 2.0
+    assert world.registry.budget.effective == 10
+
+
 def test_an_accounts_refusal_shrinks_that_account_only():
     world = World(10)
     tenant = world.pool("tenant")
