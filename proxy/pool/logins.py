@@ -35,7 +35,7 @@ class Logins:
 
     def join(self, waiter: LoginWaiter, now: float, timeout: float) -> None:
         assert waiter.state == WAITING
-        waiter.enqueued_at = now
+        waiter.enqueued_at = min(waiter.enqueued_at, now)
         if waiter.deadline == inf:
             waiter.deadline = now + timeout
         self.line[waiter] = None

@@ -97,22 +97,24 @@ class Waiter:
 
 
 class LoginWaiter:
-    """An unproven login that waits for a free slot. Without a deadline of its own it gets `login_timeout`."""
+    """An unproven login that waits for a free slot. Without a deadline of its own it gets `login_timeout`.
 
-    __slots__ = ("client", "deadline", "enqueued_at", "on_fail", "on_slot", "state")
+    It is as old as `since`, if that is given: it may have waited for something else before it joined.
+    """
+
+    __slots__ = ("deadline", "enqueued_at", "on_fail", "on_slot", "state")
 
     def __init__(
         self,
         on_slot: Callable[[], None],
         on_fail: Callable[[Failure], None],
         deadline: float = inf,
-        client: object = None,
+        since: float = inf,
     ) -> None:
         self.on_slot = on_slot
         self.on_fail = on_fail
         self.deadline = deadline
-        self.client = client
-        self.enqueued_at = 0.0
+        self.enqueued_at = since
         self.state = WAITING
 
 

@@ -14,9 +14,6 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
-
 from proxy.pool.queue import Failure, FailureKind
 from proxy.wire import auth
 from proxy.wire import constants as c
@@ -257,10 +254,8 @@ class _Login:
         key = await self.relay.accounts.rsa_key()
         self.stream.write_packet(b"\x01" + key.pem)
         secret = await self.stream.read_packet()
-        # SHA-1 is what the protocol says for this padding.
-        oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303
         try:
-            return _without_nul(auth.xor_nonce(key.private.decrypt(secret, oaep), self.nonce))
+            return _without_nul(auth.xor_nonce(await key.decrypt(secret), self.nonce))
         except ValueError as exc:
             raise ProtocolError("the encrypted password cannot be decrypted") from exc
 

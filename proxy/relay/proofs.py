@@ -33,13 +33,18 @@ class WaitOver(Exception):
 
 
 class LoginSlot:
-    """A slot of the budget for one login. `wait` for it; then it is used up, or `again` puts it back into the line."""
+    """A slot of the budget for one login. `wait` for it; then it is used up, or `again` puts it back into the line.
 
-    def __init__(self, relay: Relay, deadline: float) -> None:
+    Whoever has waited for his turn since `since` has waited: else a full pool would let each account in only as often
+    as logins become overdue.
+    """
+
+    def __init__(self, relay: Relay, since: float) -> None:
         self._relay = relay
-        self._since = relay.loop.time()
+        self._since = since
         self._slot: asyncio.Future[None] = relay.loop.create_future()
-        self._waiter = LoginWaiter(self._granted, self._failed, deadline)
+        deadline = relay.loop.time() + relay.config.listen.login_timeout
+        self._waiter = LoginWaiter(self._granted, self._failed, deadline, since)
         relay.registry.login_slot(self._waiter)
         relay.watch_queue()
 
@@ -125,9 +130,9 @@ class Proofs:
         turn = self._turns.get(user)
         if turn is None:
             turn = self._turns[user] = asyncio.Lock()
+        since = self._relay.loop.time()
         async with turn:
-            deadline = self._relay.loop.time() + self._relay.config.listen.login_timeout
-            await self._prove(proof, LoginSlot(self._relay, deadline), user, password, key)
+            await self._prove(proof, LoginSlot(self._relay, since), user, password, key)
 
     async def _prove(self, proof: Proof, slot: LoginSlot, user: bytes, password: bytes, key: int) -> None:
         relay, accounts = self._relay, self._accounts

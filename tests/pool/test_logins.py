@@ -121,6 +121,17 @@ def test_a_login_that_has_waited_for_a_second_gets_the_next_released_slot():
     assert world.slots == [login]
 
 
+def test_a_login_that_has_waited_before_it_joined_is_as_old_as_that():
+    world = World(4)
+    pool = world.pool()
+    held = world.leased(pool, 4)
+    world.enqueue(pool)
+    login = world.login(since=world.now - 1.1)
+    world.registry.release(held[0])
+    world.close_one()
+    assert world.slots == [login]
+
+
 def test_with_one_slot_logins_and_waiters_take_turns():
     world = World(1, login_timeout=1e9)
     pool = world.pool()

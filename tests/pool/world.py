@@ -90,8 +90,11 @@ class World:
     def acquire(self, pool, settings=PLAIN, needs_bare=False, last=None, client=None):
         return self.registry.acquire_nowait(pool, settings, needs_bare, last, client)
 
-    def login(self, deadline=inf):
-        waiter = LoginWaiter(lambda: self.slots.append(waiter), lambda f: self.failed.append((waiter, f)), deadline)
+    def login(self, deadline=inf, since=inf):
+        def failed(failure):
+            self.failed.append((waiter, failure))
+
+        waiter = LoginWaiter(lambda: self.slots.append(waiter), failed, deadline, since)
         self.registry.login_slot(waiter)
         return waiter
 

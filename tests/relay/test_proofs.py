@@ -76,6 +76,27 @@ def test_different_passwords_of_one_account_are_proven_one_after_the_other_in_th
     assert world.relay.accounts.is_proven(b"tenant", b"secret")
 
 
+def test_on_a_full_pool_it_is_enough_to_have_waited_once(make_world):
+    world = make_world(cap=4)
+    apps = [world.app() for _ in range(8)]
+    for app in apps:
+        app.query(b"SELECT 1")
+    world.refused_users[b"tenant"] = DENIED
+    wrong = [prove(world, password=b"wrong%d" % n) for n in range(20)]
+    start = world.loop.now
+    while not all(task.done() for task in wrong) and world.loop.now < start + 30:
+        world.advance(0.01)
+        for server in world.servers:
+            if server.closed and not server.transport.lost:
+                server.die()
+            elif server.backend.running:
+                app = server.backend.client
+                server.rows(b"1")
+                next(each for each in apps if each.client is app).query(b"SELECT 1")
+    assert [task.exception() for task in wrong] == [DENIED] * 20
+    assert world.loop.now - start < 3.0
+
+
 def test_accounts_do_not_wait_for_each_other(world: World):
     prove(world, b"one")
     prove(world, b"two")

@@ -375,6 +375,7 @@ class World:
         self.hold_openings = False
         self.opening: list[asyncio.Future[None]] = []
         self.refusal: Exception | None = None  # raised by the next openings
+        self.refused_users: dict[bytes, Exception] = {}  # raised by those of these users
         self.log: list[tuple[str, dict[str, Any]]] = []
         self.relay: Relay = self.loop.run_until_complete(self._make(load(overrides=overrides)))
         version = b"5.5.5-10.11.19-MariaDB" if mariadb else b"9.7.4"
@@ -403,8 +404,9 @@ class World:
             future = self.loop.create_future()
             self.opening.append(future)
             await future
-        if self.refusal is not None:
-            raise self.refusal
+        refusal = self.refused_users.get(user, self.refusal)
+        if refusal is not None:
+            raise refusal
         transport = FakeTransport()
         backend = Backend(self.relay, pool, transport, 100 + len(self.servers))
         transport.protocol = backend
