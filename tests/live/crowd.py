@@ -111,32 +111,52 @@ def percentile(answers: list[Answer], percent: float) -> float:
 
 
 class Watch:
-    """Counts the connections on the server, all the time: the most of every account, and of several together."""
+    """Counts the connections on the server, all the time: the most of every account, and of these `together`.
 
-    def __init__(self, server: Server, *together: str) -> None:
+    Without names it is all `but` some; those who are still logging in are "unauthenticated user". What counts is
+    there in two looks that are so many seconds `apart`: a list of connections is not made at one instant, and a server
+    closes the socket some milliseconds before it takes the connection off the list.
+    """
+
+    def __init__(self, server: Server, *together: str, but: tuple[str, ...] = (), apart: float = 0.02) -> None:
         self._server = server
         self._together = together
+        self._but = but + _NOT_OURS
+        self._apart = apart
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self.most: Counter[str] = Counter()
-        self.most_together = 0
-        self.looks = 0
+        self._thread = threading.Thread(target=self._watch)
+        self.forget()
 
-    def _look(self) -> None:
-        query = "SELECT user, COUNT(*) FROM information_schema.processlist GROUP BY user"
+    def _watch(self) -> None:
         with contextlib.closing(self._server.admin()) as admin, admin.cursor() as cursor:
             while not self._done.wait(0.01):
-                cursor.execute(query)
-                now = {str(user): int(count) for user, count in cursor.fetchall() if user not in _NOT_OURS}
-                self.looks += 1
-                self.most_together = max(self.most_together, sum(now.get(name, 0) for name in self._together or now))
-                for name, count in now.items():
-                    self.most[name] = max(self.most[name], count)
+                now = self._look(cursor)
+                self.least_together = min(self.least_together, len(now))
+                if self._more(now):
+                    time.sleep(self._apart)
+                    self._count(now & self._look(cursor))
+
+    def _look(self, cursor: Any) -> set[tuple[int, str]]:
+        cursor.execute("SELECT id, user FROM information_schema.processlist")
+        return {
+            (ident, user)
+            for ident, user in cursor.fetchall()
+            if (user in self._together if self._together else user not in self._but)
+        }
+
+    def _more(self, now: set[tuple[int, str]]) -> bool:
+        counts = Counter(user for _, user in now)
+        return len(now) > self.most_together or any(counts[user] > self.most[user] for user in counts)
+
+    def _count(self, now: set[tuple[int, str]]) -> None:
+        self.most_together = max(self.most_together, len(now))
+        self.most |= Counter(user for _, user in now)
 
     def forget(self) -> None:
-        """The most from now on."""
-        self.most = Counter()
+        """The most, and the least, from now on."""
+        self.most: Counter[str] = Counter()
         self.most_together = 0
+        self.least_together = 1 << 30
 
     def __enter__(self) -> Self:
         self._thread.start()

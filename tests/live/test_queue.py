@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.conftest import Proxy
+from tests.live.crowd import Watch
 from tests.live.raw import Raw
 from tests.servers import Server, wait_until
 
@@ -22,26 +22,14 @@ def _in_transaction(proxy: Proxy) -> Raw:
     return client
 
 
-def _most_connections(server: Server, user: str, stop: Callable[[], bool]) -> int:
-    most = 0
-    with server.admin() as admin, admin.cursor() as cursor:
-        while not stop():
-            cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", (user,))
-            most = max(most, cursor.fetchone()[0])
-    return most
-
-
 def test_clients_beyond_the_cap_wait_their_turn_and_the_server_never_sees_more(server: Server, proxy: Start) -> None:
     pooler = proxy(server, max_connections=3)
     clients = [Raw(pooler) for _ in range(40)]
-    done: list[object] = []
-    with ThreadPoolExecutor(2) as threads:
-        watching = threads.submit(_most_connections, server, "app", lambda: bool(done))
+    with Watch(server, "app") as watch:
         for client in clients:
             client.send_query("SELECT SLEEP(0.02), 7")
         answers = [client.answer().rows for client in clients]
-        done.append(1)
-        assert watching.result() <= 3
+    assert watch.most_together == 3
     assert answers == [[[b"0", b"7"]]] * 40
     assert pooler.metrics()["mybouncer_queue_grants_total"] >= 37
 
@@ -121,22 +109,6 @@ def test_an_account_with_one_waiter_is_not_starved_by_one_with_many(server: Serv
     assert modest.answer().value == b"served"
     assert pooler.metrics()[WAITING] > 10, "the modest account had to wait for the crowd"
     assert all(client.answer().error is None for client in crowd)
-
-
-def test_the_servers_1040_never_reaches_a_client(flavour: str, own_server: Callable[..., Server], proxy: Start) -> None:
-    server = own_server(flavour, max_connections=12)
-    pooler = proxy(server, max_connections=40)
-    others = [Raw(server, "app2", "app2-secret") for _ in range(6)]
-    clients: list[Raw] = []
-    with ThreadPoolExecutor(30) as threads:
-        clients = list(threads.map(lambda _: Raw(pooler), range(30)))
-        results = list(threads.map(lambda client: client.query("SELECT SLEEP(0.05), 1"), clients))
-    assert [result.error for result in results] == [None] * 30
-    metrics = pooler.metrics()
-    assert metrics['mybouncer_refusals_absorbed_total{code="1040"}'] > 0
-    assert metrics["mybouncer_backends_effective_max"] < 40
-    for other in others:
-        other.quit()
 
 
 def test_an_accounts_own_limit_is_kept_to_and_its_refusals_are_absorbed(server: Server, proxy: Start) -> None:

@@ -54,7 +54,7 @@ def test_fifty_accounts_on_ten_connections_are_all_served_alike(
         crowd = Crowd()
         await crowd.log_in(pooler.port, **dict.fromkeys(tenants, 4))
         crowd.start("SELECT SLEEP(0.002)")
-        answers = await crowd.busy(2.5)
+        answers = await crowd.busy(1.8)
         assert not crowd.errors
         await crowd.leave()
         return answers
@@ -129,7 +129,7 @@ def test_accounts_that_share_one_connection_take_turns_of_a_quantum(mariadb: Ser
         crowd = Crowd()
         await crowd.log_in(pooler.port, app=3, app2=3)
         crowd.start("SELECT SLEEP(0.01)")
-        answers = await crowd.busy(2.5)
+        answers = await crowd.busy(2.2)
         await crowd.leave()
         return answers
 
@@ -184,23 +184,21 @@ def test_an_application_that_takes_the_servers_connections_is_not_noticed_by_cli
     flavour: str, own_server: Callable[..., Server], proxy: Start
 ) -> None:
     server = own_server(flavour, max_connections=12)
-    pooler = proxy(server, max_connections=10)
+    pooler = proxy(server, max_connections=40)
 
     async def main() -> None:
         crowd = Crowd()
-        await crowd.log_in(pooler.port, app=30)
         others = [Raw(server, "app2", "app2-secret") for _ in range(10)]
+        await crowd.log_in(pooler.port, app=30)
         crowd.start("SELECT SLEEP(0.005)")
         await until(lambda: pooler.metrics()[EFFECTIVE] <= 2, 5, "the effective cap is what the others left")
         assert len(await crowd.busy(0.3)) > 20, "what is left works"
-        refusals = pooler.metrics()['mybouncer_refusals_absorbed_total{code="1040"}']
-        assert refusals > 0
         for other in others:
             other.quit()
-        await until(lambda: pooler.metrics()[EFFECTIVE] == 10, 5, "the effective cap has grown again")
+        await until(lambda: pooler.metrics()[EFFECTIVE] >= 10, 5, "the effective cap has grown again")
         assert len(await crowd.busy(0.3)) > 100
         assert not crowd.errors
         await crowd.leave()
 
     run(main())
-    assert "Too many connections" in pooler.log()
+    assert pooler.metrics()['mybouncer_refusals_absorbed_total{code="1040"}'] > 0
