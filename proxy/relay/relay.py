@@ -45,7 +45,7 @@ PROBE_USER = b"mybouncer_probe"
 _CLOSE_DEADLINE = 10.0  # seconds that a server may take to close its side
 _GOODBYE = 2.0  # the same when we stop
 _TICK = 0.02
-_RETIRE_EVERY = 1.0
+RETIRE_EVERY = 1.0
 LEARN_EVERY = 60.0
 _PROBE_EVERY = 5.0
 
@@ -123,7 +123,7 @@ class Relay:
         """Begin to look for the server."""
         self.spawn(self._first_sight())
         self.spawn(self.accounts.rsa_key())
-        self._retire_timer = self.loop.call_later(_RETIRE_EVERY, self._retire)
+        self._retire_timer = self.loop.call_later(RETIRE_EVERY, self._retire)
 
     async def _first_sight(self) -> None:
         """One complete login that is expected to be refused teaches us the greeting."""
@@ -233,7 +233,7 @@ class Relay:
             self._tick_timer = self.loop.call_later(min(max(wanted, 0.002), _TICK), self._tick)
 
     def _retire(self) -> None:
-        self._retire_timer = self.loop.call_later(_RETIRE_EVERY, self._retire)
+        self._retire_timer = self.loop.call_later(RETIRE_EVERY, self._retire)
         pool = self.config.pool
         now = self.loop.time()
         self.registry.retire(now, pool.idle_timeout, pool.max_lifetime)
