@@ -179,6 +179,23 @@ def test_a_client_of_an_account_that_is_full_elsewhere_logs_in_and_waits(server:
         connection.quit()
 
 
+def test_an_hourly_quota_is_told_in_the_servers_own_words(server: Server, proxy: Start) -> None:
+    pooler = proxy(server, max_connections=4)
+    server.execute("CREATE USER hourly@'%' IDENTIFIED BY 'hourly-secret' WITH MAX_CONNECTIONS_PER_HOUR 1")
+    try:
+        with Raw(pooler, "hourly", "hourly-secret") as first, Raw(pooler, "hourly", "hourly-secret") as second:
+            first.ok("BEGIN")
+            refused = second.query("SELECT 1").error
+            assert refused is not None
+            assert (refused.code, refused.state) == (1226, b"42000")
+            assert b"max_connections_per_hour" in refused.message
+            first.ok("COMMIT")
+            assert second.get("SELECT 2") == b"2"
+        assert absorbed(pooler) == 0
+    finally:
+        server.execute("DROP USER hourly@'%'")
+
+
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_an_application_that_takes_the_servers_connections_is_not_noticed_by_clients(
     flavour: str, own_server: Callable[..., Server], proxy: Start
