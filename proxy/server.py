@@ -11,6 +11,7 @@ import contextlib
 import gc
 import resource
 import signal
+import sys
 from typing import Any
 
 import uvloop
@@ -42,6 +43,7 @@ class Server:
             limiter(self.log, key, event, **values)
 
         self.relay = Relay(config, self.log, limited)
+        self.relay.descriptors = _descriptor_limit()
         self.listener = Listener(self.relay)
         self.lag = LoopLag(self.relay.stats.loop_lag)
         self.http: HttpServer | None = None
@@ -66,7 +68,15 @@ class Server:
             http=str(self.http.address) if self.http else "off",
             server=self.relay.address.label,
             cap=self.config.pool.max_connections,
+            descriptors=self.relay.descriptors,
         )
+        if self.relay.clients_max < self.config.listen.max_clients:
+            self.log.warning(
+                "file descriptors do not suffice for listen.max_clients",
+                descriptors=self.relay.descriptors,
+                max_clients=self.config.listen.max_clients,
+                suffice_for=self.relay.clients_max,
+            )
 
     async def stop(self, drain_timeout: float) -> None:
         """Drain, then close everything."""
@@ -114,6 +124,13 @@ def _calm_collector() -> None:
 
 
 def _raise_descriptor_limit() -> None:
+    """As many as we may have: every client is a descriptor, and every connection to the server."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # where the hard limit is above what the kernel allows
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _descriptor_limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

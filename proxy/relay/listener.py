@@ -4,6 +4,9 @@ asyncio's server-side `start_tls` hangs when an SSLRequest and a ClientHello arr
 accepted by hand: the raw socket is greeted, and exactly the 36 bytes that an SSLRequest has (and a handshake response
 exceeds) are read, before a transport takes it over. Until then a client costs one socket and one small object, and can
 be refused politely when clients or descriptors run out.
+
+These sockets have a selector of their own, which the loop watches as one descriptor: uvloop goes deaf on a socket whose
+peer has sent an RST (libuv stops the poll and uvloop does not call back), and would keep it until the login times out.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import selectors
 import socket
 import stat
 from typing import TYPE_CHECKING
@@ -31,9 +35,18 @@ if TYPE_CHECKING:
 FIRST_BYTES = 36
 _BACKLOG = 4096
 _ACCEPTS_A_TURN = 128
-_PAUSE = 0.1  # seconds without accepting when descriptors have run out
+_PAUSE = 0.1  # seconds without accepting when not even a refusal is possible
 
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+# A client whose host has vanished holds what it holds for two minutes and no longer. What is accepted inherits these.
+_TCP_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
 
 
 class _Newcomer:
@@ -57,8 +70,10 @@ class Listener:
         self.loop = relay.loop
         self.addresses: list[Address] = []
         self._sockets: list[socket.socket] = []
+        self._arrivals = selectors.DefaultSelector()
+        self._on_close = contextlib.ExitStack()
+        self._spare: int | None = None  # given up for a moment when a newcomer can only be refused
         self._newcomers: set[_Newcomer] = set()
-        self._held: set[_Newcomer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         relay.on_server_seen = self._greet_held
 
@@ -69,6 +84,10 @@ class Listener:
 
     def open(self, addresses: tuple[Address, ...]) -> None:
         """Listen on every address. Raises OSError, with the address, if one cannot be had."""
+        self._take_spare()
+        self._on_close.callback(self._arrivals.close)
+        self._on_close.callback(self.loop.remove_reader, self._arrivals.fileno())
+        self.loop.add_reader(self._arrivals.fileno(), self._arrived)
         for address in addresses:
             try:
                 sock = _bind(address)
@@ -92,23 +111,57 @@ class Listener:
         self._sockets.clear()
         for newcomer in list(self._newcomers):
             self._refuse(newcomer, c.ER_SERVER_SHUTDOWN, "Server shutdown in progress")
+        self._on_close.close()
+        self._give_up_spare()
 
     # Newcomers
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(_ACCEPTS_A_TURN):
+            if self._spare is None:
+                self._take_spare()
             try:
                 sock, peer = listening.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
-                if exc.errno in _OUT_OF_DESCRIPTORS:
-                    self._pause(listening, exc)
-                return
-            self._welcome(sock, listening, peer)
+                if exc.errno not in _OUT_OF_DESCRIPTORS:
+                    return
+                self.relay.limited_log("accept", "clients refused", error=str(exc), clients=len(self.relay.clients))
+                if not self._turn_away(listening):
+                    self._pause(listening)
+                    return
+            else:
+                self._welcome(sock, listening, peer)
 
-    def _pause(self, listening: socket.socket, exc: OSError) -> None:
-        self.relay.limited_log("accept", "cannot accept connections", error=str(exc))
+    def _turn_away(self, listening: socket.socket) -> bool:
+        """Refuse a newcomer for whom there is no descriptor but the spare one; False if that fails too."""
+        if not self._give_up_spare():
+            return False
+        try:
+            sock, _ = listening.accept()
+        except BlockingIOError:
+            return True  # it has left, and the next look finds nobody
+        except OSError:
+            return False
+        else:
+            sock.setblocking(False)
+            self.relay.stats.client_connections += 1
+            self._count_refusal()
+            _refuse(sock, build_err(c.ER_CON_COUNT, b"", "Too many connections: no file descriptors left (ulimit -n)"))
+            return True
+
+    def _take_spare(self) -> None:
+        with contextlib.suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _give_up_spare(self) -> bool:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            os.close(spare)
+        return spare is not None
+
+    def _pause(self, listening: socket.socket) -> None:
         self.loop.remove_reader(listening)
 
         def again() -> None:
@@ -126,29 +179,32 @@ class Listener:
         else:
             assert isinstance(peer, tuple)
             address = f"{peer[0]}:{peer[1]}"
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        room = relay.clients_max
+        if len(relay.clients) + self.pending >= room:
+            text = f"listen.max_clients is {room}"
+            if room < relay.config.listen.max_clients:
+                text = f"no file descriptors for more than {room} clients (ulimit -n)"
+            self._count_refusal()
+            _refuse(sock, build_err(c.ER_CON_COUNT, b"", f"Too many connections: {text}"))
+            return
         newcomer = _Newcomer(sock, address)
         self._newcomers.add(newcomer)
-        if len(relay.clients) + self.pending > relay.config.listen.max_clients:
-            relay.stats.errors[(c.ER_CON_COUNT, "proxy")] += 1
-            self._refuse(newcomer, c.ER_CON_COUNT, "Too many connections")
-            return
+        self._arrivals.register(sock, selectors.EVENT_READ, newcomer)
         if relay.profile.greeting is None:
             # Before the server was ever seen there is nothing to greet with.
-            self._held.add(newcomer)
             newcomer.timer = self.loop.call_later(relay.config.queue.timeout_down, self._server_never_seen, newcomer)
         else:
             self._greet(newcomer)
 
+    def _count_refusal(self) -> None:
+        self.relay.stats.errors[(c.ER_CON_COUNT, "proxy")] += 1
+
     def _server_never_seen(self, newcomer: _Newcomer) -> None:
-        self._held.discard(newcomer)
         self.relay.login_failed(str(c.CR_CONN_HOST_ERROR))
         self._refuse(newcomer, c.CR_CONN_HOST_ERROR, self.relay.down_text())
 
     def _greet_held(self) -> None:
-        held, self._held = self._held, set()
-        for newcomer in held:
+        for newcomer in list(self._newcomers):
             if newcomer.timer is not None:
                 newcomer.timer.cancel()
             self._greet(newcomer)
@@ -164,11 +220,14 @@ class Listener:
             self._drop(newcomer, "client_gone")
             return
         newcomer.timer = self.loop.call_later(relay.config.listen.login_timeout, self._too_slow, newcomer)
-        self.loop.add_reader(newcomer.sock, self._read, newcomer)
 
     def _too_slow(self, newcomer: _Newcomer) -> None:
         self.relay.login_failed("timeout")
         self._refuse(newcomer, c.ER_NET_READ_INTERRUPTED, "Got timeout reading communication packets")
+
+    def _arrived(self) -> None:
+        for key, _ in self._arrivals.select(0):
+            self._read(key.data)
 
     def _read(self, newcomer: _Newcomer) -> None:
         """Read up to 36 bytes, never more: what follows belongs to the transport, or to TLS."""
@@ -185,7 +244,7 @@ class Listener:
         early = newcomer.early
         if len(early) >= 4:
             size = early[0] | early[1] << 8 | early[2] << 16
-            if early[3] != 1:
+            if early[3] != 1 or newcomer.greeting is None:
                 self._bad(newcomer, c.ER_NET_PACKETS_OUT_OF_ORDER, "Got packets out of order")
             elif size < FIRST_BYTES - 4:
                 self._bad(newcomer, c.ER_HANDSHAKE, "Bad handshake")
@@ -208,17 +267,13 @@ class Listener:
     def _bad(self, newcomer: _Newcomer, code: int, text: str) -> None:
         self.relay.count_malformed(newcomer.address, text)
         self.relay.login_failed("malformed")
-        self._refuse(newcomer, code, text, seq=2)
+        self._refuse(newcomer, code, text)
 
-    def _refuse(self, newcomer: _Newcomer, code: int, text: str, seq: int = 0) -> None:
+    def _refuse(self, newcomer: _Newcomer, code: int, text: str) -> None:
         # Before capabilities are known an ERR carries no SQLSTATE (protocol.md F).
         greeted = newcomer.greeting is not None
-        payload = build_err(code, b"08S01" if greeted else b"", text)
-        with contextlib.suppress(OSError):
-            newcomer.sock.send(frame(payload, max(seq, 2 if greeted else 0)))
-            newcomer.sock.shutdown(socket.SHUT_WR)
         self._forget(newcomer)
-        newcomer.sock.close()
+        _refuse(newcomer.sock, build_err(code, b"08S01" if greeted else b"", text), 2 if greeted else 0)
 
     def _drop(self, newcomer: _Newcomer, reason: str) -> None:
         self.relay.login_failed(reason)
@@ -228,9 +283,16 @@ class Listener:
     def _forget(self, newcomer: _Newcomer) -> None:
         if newcomer.timer is not None:
             newcomer.timer.cancel()
-        self.loop.remove_reader(newcomer.sock)
-        self._newcomers.discard(newcomer)
-        self._held.discard(newcomer)
+        self._arrivals.unregister(newcomer.sock)
+        self._newcomers.remove(newcomer)
+
+
+def _refuse(sock: socket.socket, payload: bytes, seq: int = 0) -> None:
+    """Say why, and close."""
+    with contextlib.suppress(OSError):
+        sock.send(frame(payload, seq))
+        sock.shutdown(socket.SHUT_WR)
+    sock.close()
 
 
 def _bind(address: Address) -> socket.socket:
@@ -244,6 +306,8 @@ def _bind(address: Address) -> socket.socket:
         )[0]
         sock = socket.socket(family, kind, proto)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for option in _TCP_OPTIONS:
+            sock.setsockopt(*option)
     try:
         sock.setblocking(False)
         sock.bind(target)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ at the clock for the registry, and knows when the server was last seen. Who may 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 AUTO_START = 4  # slots until the first login tells what the server allows
 CONTROL_SLOTS = 1
 PROBE_USER = b"mybouncer_probe"
+
+_OWN_DESCRIPTORS = 32  # listeners, http, the log, threads that look up a name
 
 _CLOSE_DEADLINE = 10.0  # seconds that a server may take to close its side
 _GOODBYE = 2.0  # the same when we stop
@@ -84,7 +87,7 @@ class Relay:
         self.request_buffer = config.session.request_buffer
         self.read_ahead = config.session.read_ahead
         self.read_ahead_total = config.session.read_ahead_total
-        self.clients_max = config.listen.max_clients
+        self.descriptors = sys.maxsize  # how many the process may have
         self.clients: dict[int, Client] = {}
         self.backends: set[Backend] = set()
         self.draining = False
@@ -265,6 +268,12 @@ class Relay:
             self.log.info("cap set from the server", max_connections=allowed, cap=cap)
 
     # Clients
+
+    @property
+    def clients_max(self) -> int:
+        """`listen.max_clients`, or what file descriptors suffice for: the server's connections need some as well."""
+        left = self.descriptors - self.registry.budget.cap - _OWN_DESCRIPTORS
+        return min(self.config.listen.max_clients, max(left, self.descriptors // 2))
 
     def next_client_id(self) -> int:
         """A virtual connection id that no live client has."""
