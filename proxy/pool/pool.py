@@ -29,6 +29,9 @@ class Backend(Protocol):
     retire_at: float  # written by the registry; 0.0 at first
 
     @property
+    def idle_limit(self) -> float: ...  # seconds that the server suffers it to be idle
+
+    @property
     def settings(self) -> object: ...  # compared with `is`
 
     @property

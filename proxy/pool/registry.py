@@ -301,14 +301,17 @@ class Registry:
         return self._next_tick(now)
 
     def retire(self, now: float, idle_timeout: float, max_lifetime: float) -> int:
-        """Close idle backends that were idle too long or have lived too long. 0 turns a limit off."""
+        """Close backends that were idle too long, for us or for the server, or have lived too long. 0: no limit."""
         self._dispatch.max_lifetime = max_lifetime
         old: list[tuple[Any, str]] = []
         for account in self.shares.holding:
             for pool in account.pools.values():
                 for backend in pool.idle:
-                    if idle_timeout and now - backend.idle_since >= idle_timeout:
+                    idle = now - backend.idle_since
+                    if idle_timeout and idle >= idle_timeout:
                         old.append((backend, "idle_timeout"))
+                    elif idle >= backend.idle_limit:
+                        old.append((backend, "wait_timeout"))
                     elif max_lifetime and now >= backend.retire_at:
                         old.append((backend, "max_lifetime"))
         for backend, reason in old:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import socket
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
     from .relay import Relay
 
 _REFUSED_SERVER = (c.ER_CON_COUNT, c.ER_CANT_CREATE_THREAD)
-_KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 _LIMIT_OF_ACCOUNT = b"\x03SELECT @@session.max_user_connections"
+_LIMITS_OF_SESSION = _LIMIT_OF_ACCOUNT + b", @@session.wait_timeout"
 _MAX_SCHEMAS = 10_000
 
 
@@ -224,8 +223,6 @@ class Accounts:
         try:
             async with asyncio.timeout(self.relay.config.backend.connect_timeout):
                 login = await connect(self.relay.address, user, password, key & KEY, collation_id, greeted)
-                if self.relay.address.unix_path is None:
-                    _keep_alive(login.transport)
                 backend = Backend(self.relay, pool, login.transport, login.greeting.thread_id)
                 login.transport.set_protocol(backend)
                 backend.slot = FREE
@@ -254,11 +251,13 @@ class Accounts:
         if not profile.learned:
             profile.learn(await backend.run(profile.questions()))
             self.relay.adjust_cap()
-        tracked, limit = await backend.run((profile.track_command, _LIMIT_OF_ACCOUNT))
+        tracked, limits = await backend.run((profile.track_command, _LIMITS_OF_SESSION))
         if tracked.error is not None:
             raise Refused(tracked.error)
-        if limit.error is None:
-            self._learn_limit(backend.pool.account, int(limit.values()[0][0] or 0))
+        if limits.error is None:
+            connections, seconds = limits.values()[0]
+            self._learn_limit(backend.pool.account, int(connections or 0))
+            backend.wait_timeout = float(seconds or 0)
         charset, collation, results = profile.charset_of(collation_id)
         backend.settings = self.relay.settings.make(
             client_charset=charset,
@@ -323,12 +322,3 @@ def refusal_kind(err: Err) -> FailureKind:
     if err.code == c.ER_USER_LIMIT_REACHED and b"max_user_connections" in err.message:
         return FailureKind.REFUSED_ACCOUNT
     return FailureKind.ACCOUNT_ERROR
-
-
-def _keep_alive(transport: asyncio.Transport) -> None:
-    """Find out about a server that has vanished, within half a minute."""
-    sock = transport.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _KEEPALIVE:
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

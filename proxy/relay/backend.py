@@ -19,6 +19,7 @@ from proxy.wire.framing import ProtocolError, frame
 from proxy.wire.response import ResponseReader
 
 from . import aftercare, lease, upload
+from .connect import set_user_timeout
 from .internal import Answer, Batch
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Backend(asyncio.Protocol):
         "last_client",
         "leased_since",
         "lost",
+        "patient",
         "pool",
         "reader",
         "reading_paused",
@@ -64,6 +66,7 @@ class Backend(asyncio.Protocol):
         "thread_id",
         "transport",
         "unresettable",
+        "wait_timeout",
         "writing_paused",
     )
 
@@ -76,6 +79,7 @@ class Backend(asyncio.Protocol):
         self.bare = True
         self.last_client: Client | None = None
         self.idle_since = self.leased_since = 0.0
+        self.wait_timeout = relay.profile.timeouts[b"wait_timeout"]
         self.retire_at = 0.0
         self.transport = transport
         self.thread_id = thread_id
@@ -89,12 +93,22 @@ class Backend(asyncio.Protocol):
         self.bound: dict[int, bytes] = {}  # the parameter types last sent, by statement id
         self.close_reason = ""
         self.killers = 0  # KILLs on their way here: nobody else may get this backend before they have arrived
+        self.patient = False
         self.lost = self.reading_paused = self.writing_paused = False
         self.unresettable = False  # a client that left may have left what no reset undoes
         self.spoiled = False  # ROW_COUNT() and FOUND_ROWS() here are not those of the last client's statement
 
     def __repr__(self) -> str:
         return f"<Backend {self.thread_id} slot={self.slot} running={self.running}>"
+
+    @property
+    def idle_limit(self) -> float:
+        """How long it may be idle: the server ends it after `wait_timeout`, perhaps while a statement is on its way."""
+        seconds = min(self.wait_timeout, self.relay.profile.timeouts[b"wait_timeout"])
+        own = None if self.settings is None else self.settings.value(b"wait_timeout")
+        if own is not None:
+            seconds = float(own)
+        return min(0.8 * seconds, seconds - 2.0)
 
     # What the server sends
 
@@ -127,6 +141,7 @@ class Backend(asyncio.Protocol):
         batch = self.batch
         if batch is None:
             if not self.close_reason:
+                self._last_words(data)
                 self.close("unasked_data")
             return
         try:
@@ -138,8 +153,16 @@ class Backend(asyncio.Protocol):
             self.batch = None
             batch.done(batch.answers)
 
+    def _last_words(self, data: bytes) -> None:
+        """Why the server ends it (4031): told to a client that holds it and is idle, as on a direct connection."""
+        client = self.client
+        if client is not None and not client.busy and len(data) > 6 and data[4] == 0xFF:
+            self.relay.stats.errors[(data[5] | data[6] << 8, "server")] += 1
+            client.forward(data)
+
     def eof_received(self) -> bool:
-        """The server has closed: so do we, and `connection_lost` follows."""
+        """The server has closed: so do we, without waiting for what it has not read, and `connection_lost` follows."""
+        self.transport.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -147,6 +170,9 @@ class Backend(asyncio.Protocol):
         answering = self.running or self.batch is not None
         self.lost = True
         self.running = False
+        if isinstance(exc, TimeoutError):
+            self.close_reason = self.close_reason or "timed_out"
+            self.relay.vanished(self)
         self.relay.backend_lost(self, exc, answering)
         batch, self.batch = self.batch, None
         if batch is not None:
@@ -222,6 +248,11 @@ class Backend(asyncio.Protocol):
         """COM_STMT_CLOSE: the server sends no answer."""
         self.bound.pop(statement_id, None)
         self.transport.write(frame(bytes((c.COM_STMT_CLOSE,)) + statement_id.to_bytes(4, "little")))
+
+    def be_patient(self, yes: bool) -> None:
+        """Whether the server may well read nothing for long, as it does while it takes in the rows of a file."""
+        self.patient = yes
+        set_user_timeout(self.transport, not yes)
 
     def pause_reading(self) -> None:
         """Stop reading the response: its client does not keep up."""

@@ -372,6 +372,7 @@ class Client(asyncio.Protocol):
             and (size > self.relay.read_ahead or stats.read_ahead_bytes > self.relay.read_ahead_total)
         ):
             backend.pause_reading()
+            self.relay.unread.add(self)
 
     def reply(self, payload: bytes) -> None:
         self.transport.write(frame(payload, self.reply_seq))
@@ -485,13 +486,22 @@ class Client(asyncio.Protocol):
         if not self.closed:
             self.forget(reason)
             self.transport.close()
+            self.relay.unread.add(self)
+
+    def cut(self, reason: str) -> None:
+        """Close the connection at once: nobody reads what was written."""
+        if not self.closed:
+            self.forget(reason)
+        self.transport.abort()
 
     def eof_received(self) -> bool:
         """The client has closed."""
+        self.cut("client_gone")
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        self.relay.unread.discard(self)
         if self.slow:
             self.relay.stats.read_ahead_bytes -= self.read_ahead
             self.slow = False

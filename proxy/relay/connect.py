@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,6 +50,17 @@ KEY = (
     | c.CLIENT_IGNORE_SPACE
 )
 
+# A server whose host has vanished is found out within 11 seconds, whether or not we are sending. One that works on a
+# statement is not: its kernel answers.
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+)
+_USER_TIMEOUT = 10_000  # milliseconds
+
 
 REFUSED_CLOSES = 1.0  # seconds; servers close at once
 
@@ -83,6 +95,9 @@ async def connect(
     else:
         await open_tcp(lambda: stream, address.host, address.port)
     try:
+        assert stream.transport is not None
+        if address.unix_path is None:
+            _keep_alive(stream.transport)
         packet = await stream.read_packet()
         if packet[:1] == b"\xff":
             raise Refused(parse_err(packet))
@@ -104,6 +119,24 @@ async def _closed_by_server(stream: PacketStream) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(REFUSED_CLOSES):
             await stream.wait_gone()
+
+
+def _keep_alive(transport: asyncio.Transport) -> None:
+    sock = transport.get_extra_info("socket")
+    for option in _KEEPALIVE:
+        sock.setsockopt(*option)
+    set_user_timeout(transport, True)
+
+
+def set_user_timeout(transport: asyncio.Transport, on: bool) -> None:
+    """Whether sent bytes that are not acknowledged end the connection.
+
+    The kernel then ends it as well when the server's window stays closed, which only says that the server is busy: so
+    not while a file is sent. Then the kernel's own limit counts (`net.ipv4.tcp_retries2`, a quarter of an hour).
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT if on else 0)
 
 
 async def _log_in(

@@ -6,6 +6,7 @@ the first login only the greeting is known (`learned` is False) and no client ca
 
 from __future__ import annotations
 
+from proxy.session.state import Settings
 from proxy.wire import constants as c
 from proxy.wire.packets import Greeting
 
@@ -24,8 +25,10 @@ _TRACK = (
 
 _GLOBALS = (
     b"\x03SELECT @@global.max_connections, @@global.character_set_client, @@global.character_set_results, "
-    b"@@global.collation_connection, @@global.sql_mode, @@global.init_connect, @@global.max_allowed_packet"
+    b"@@global.collation_connection, @@global.sql_mode, @@global.init_connect, @@global.max_allowed_packet, "
+    b"@@global.wait_timeout, @@global.net_read_timeout, @@global.net_write_timeout"
 )
+_TIMEOUTS = (b"wait_timeout", b"net_read_timeout", b"net_write_timeout")  # the last columns of that
 
 
 class Profile:
@@ -36,6 +39,7 @@ class Profile:
         self.learned = False
         self.max_connections = 0
         self.max_allowed_packet = 16 << 20
+        self.timeouts = {b"wait_timeout": 28800.0, b"net_read_timeout": 30.0, b"net_write_timeout": 60.0}
         self.collations: dict[int, tuple[bytes, bytes]] = {}
         self._ids: dict[bytes, int] = {}
         self.default_charset = (*_UTF8MB4, b"utf8mb4")
@@ -72,6 +76,7 @@ class Profile:
         # What init_connect did is not done again after COM_RESET_CONNECTION (protocol.md D.1).
         self.reset_restores_all = not values[5]
         self.max_allowed_packet = int(values[6])
+        self.timeouts = {name: float(value) for name, value in zip(_TIMEOUTS, values[7:], strict=True)}
         for name, charset, ident, *_ in answers[1].values():
             if name is not None and charset is not None and ident is not None:
                 self.collations[int(ident)] = (charset, name)
@@ -81,6 +86,11 @@ class Profile:
             kept = [n for n in names if n not in _NOISE and not n.startswith(b"performance_schema")]
             self.track_command = _TRACK % b",".join(kept)
         self.learned = True
+
+    def timeout(self, name: bytes, settings: Settings) -> float:
+        """A time-out of the server, in seconds, as a session with these settings has it."""
+        own = settings.value(name)
+        return self.timeouts[name] if own is None else float(own)
 
     def charset_of(self, collation_id: int) -> tuple[bytes, bytes, bytes]:
         """Return (client, collation_connection, results) of a session that logged in with `collation_id` (A.3)."""

@@ -23,7 +23,7 @@ from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Greeting, HandshakeResponse
 
-from . import login, numbers, soft
+from . import login, numbers, soft, upload
 from .accounts import Accounts
 from .backend import Backend
 from .connect import Refused, connect
@@ -31,6 +31,7 @@ from .control import Control
 from .profile import Profile
 from .stats import Counters
 from .stream import PeerGone
+from .unread import Unread
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Relay:
         self.loop = asyncio.get_running_loop()
         self.stats = Counters()
         self.profile = Profile()
+        self.unread = Unread(self.profile)
         self.settings = SettingsTable()
         self.classifier = Classifier(mariadb=False, trusted_functions=config.session.trusted_functions)
         self.address = config.backend.address
@@ -240,6 +242,8 @@ class Relay:
         pool = self.config.pool
         now = self.loop.time()
         self.registry.retire(now, pool.idle_timeout, pool.max_lifetime)
+        self.unread.look(now)
+        upload.look(self.backends, now)
         self.registry.forget_unused()
         self.watch.look(now)
         self.accounts.forget_expired()
@@ -404,6 +408,11 @@ class Relay:
         self.stats.backend_closes[backend.close_reason or "lost"] += 1
         self.registry.lost(backend)
         self.watch_queue()
+
+    def vanished(self, backend: Backend) -> None:
+        """The server's host does not answer any more, as far as this connection can tell."""
+        self.last_error = f"connection {backend.thread_id} timed out"
+        self.cannot_reach()
 
     # Words
 

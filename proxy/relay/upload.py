@@ -17,6 +17,8 @@ from . import lease, release
 from .commands import PLAIN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .backend import Backend
     from .client import Client
 
@@ -53,6 +55,7 @@ def large_data(client: Client, data: bytes) -> None:
     large = client.large
     assert large is not None
     large += data
+    client.idle_since = client.relay.loop.time()
     if client.backend is None:
         if not client.paused:
             client.paused = True
@@ -88,6 +91,19 @@ def large_data(client: Client, data: bytes) -> None:
         client.go_on()
 
 
+def look(backends: Iterable[Backend], now: float) -> None:
+    """End clients that hold a lease for a command they do not send to its end: `net_read_timeout`, as at servers."""
+    for backend in list(backends):
+        if backend.patient and not (backend.running and backend.reader.with_file):
+            backend.be_patient(False)
+        client = backend.client
+        if client is None or client.large is None:
+            continue
+        if now - client.idle_since > client.relay.profile.timeout(b"net_read_timeout", client.settings):
+            text = b"Got timeout reading communication packets"
+            client.die(Err(c.ER_NET_READ_INTERRUPTED, b"08S01", text), True)
+
+
 def file_wanted(backend: Backend, client: Client | None) -> None:
     """LOAD DATA LOCAL: the server asks for a file."""
     if client is None:
@@ -101,6 +117,7 @@ def file_wanted(backend: Backend, client: Client | None) -> None:
 def _begin_file(client: Client, backend: Backend) -> None:
     """The server has asked for a file: what the client sends next is that file."""
     client.upload = backend
+    backend.be_patient(True)
     client.file_left = 0
     client.file_more = False
     if client.paused and not backend.writing_paused:

@@ -126,6 +126,11 @@ class ResponseReader:
         return self._phase == _FIRST and not self._shift and self.status is None and not self._file_passed
 
     @property
+    def with_file(self) -> bool:
+        """The server asks, or has asked, for a file."""
+        return self.local or self._file_passed
+
+    @property
     def shift(self) -> int:
         """How far the client's sequence ids are ahead of the server's."""
         return self._shift
@@ -441,7 +446,11 @@ class ResponseReader:
         return out + self._packet(eof, seq)
 
     def _fail(self, payload: bytes, seq: int) -> bytes | None:
-        self.error = parse_err(payload)
+        error = parse_err(payload)
+        if not seq and self.untouched:
+            # Not an answer: sent before the server has read the command, which it never will (protocol.md E.2).
+            raise ProtocolError(f"server ended the connection: {error.code} {error.message.decode(errors='replace')}")
+        self.error = error
         self._end()
         return self._packet(payload, seq) if self._shift else None
 

@@ -353,6 +353,18 @@ def test_idle_and_old_backends_are_retired():
     assert world.reasons[-1] == "max_lifetime"
 
 
+def test_a_backend_that_the_server_suffers_for_less_is_retired_before():
+    world = World(2)
+    long, short = world.idle(world.pool(), 2)
+    short.idle_limit = 8.0
+    world.now += 7.9
+    assert world.registry.retire(world.now, 60.0, 0.0) == 0
+    world.now += 0.2
+    assert world.registry.retire(world.now, 60.0, 0.0) == 1
+    assert world.closing == [short] and world.reasons == ["wait_timeout"]
+    assert long.slot == IDLE
+
+
 def test_a_limit_of_zero_retires_nobody():
     world = World()
     world.idle(world.pool())

@@ -20,6 +20,7 @@ class FakeBackend:
         self.bare = True
         self.last_client = None
         self.idle_since = 0.0
+        self.idle_limit = inf
         self.leased_since = 0.0
         self.retire_at = 0.0
 

@@ -558,7 +558,7 @@ def queries(draw: st.DrawFn) -> Exchange:
             assert isinstance(result.end, Ok)
             parts.append(replace(result, end=more(result.end)))
     parts.append(draw(oks | errors | st.builds(Rows, columns, all_rows.map(tuple), ends | errors)))
-    return Exchange(r.QUERY, tuple(parts), draw(st.integers(0, 255)))
+    return Exchange(r.QUERY, tuple(parts), draw(st.integers(1, 255)))  # 0 is not an answer: see below
 
 
 bare_rows = all_rows.map(lambda rows: tuple(p for p in rows if p))
@@ -664,6 +664,17 @@ def test_a_damaged_response_raises_nothing_but_protocol_error(
 def test_malformed_packets_are_refused(kind: int, payload: bytes, client: Dialect) -> None:
     for chop in (whole, bytewise):
         assert feed_all(reader_for(client, kind), chop(framed([payload]))) is None
+
+
+@pytest.mark.parametrize("chop", [whole, bytewise])
+@pytest.mark.parametrize("kind", [r.QUERY, r.PREPARE, r.SINGLE])
+def test_an_error_that_was_sent_before_the_command_was_read_is_not_its_answer(kind: int, chop: Chop) -> None:
+    unasked = Exchange(kind, (Error(4031, b"HY000", b"The client was disconnected"),), first_seq=0)
+    (data,) = unasked.as_sent_to(BACKEND)
+    reader = reader_for(BACKEND, kind)
+    with pytest.raises(ProtocolError, match="4031 The client was disconnected"):
+        for chunk in chop(data):
+            assert reader.feed(chunk) == b"", "nothing of it may reach the client"
 
 
 def test_an_ok_that_would_not_fit_one_frame_any_more_is_refused() -> None:
