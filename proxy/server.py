@@ -54,7 +54,7 @@ class Server:
         if self.config.http.address is not None:
             exporter = Exporter(self.relay.stats, self.relay, self.relay.registry, self.config.users)
             try:
-                self.http = await start_http(self.config.http.address, exporter.snapshot, self.relay.ready)
+                self.http = await start_http(self.config.http.address, exporter.snapshot, self.relay.health.ready)
             except OSError as exc:
                 self.listener.close()
                 text = f"cannot listen on {self.config.http.address} for http: {exc.strerror or exc}"

@@ -222,7 +222,9 @@ class Accounts:
         assert isinstance(key, int)
         try:
             async with asyncio.timeout(self.relay.config.backend.connect_timeout):
-                login = await connect(self.relay.address, user, password, key & KEY, collation_id, greeted)
+                login = await connect(
+                    self.relay.address, user, password, key & KEY, collation_id, greeted, self.relay.silent
+                )
                 backend = Backend(self.relay, pool, login.transport, login.greeting.thread_id)
                 login.transport.set_protocol(backend)
                 backend.slot = FREE
@@ -300,9 +302,8 @@ class Accounts:
             if kind is not FailureKind.ACCOUNT_ERROR:
                 self.relay.limited_log("refused", "server refused a connection", code=err.code, error=text)
             return Failure(kind, err.code, text, err.state or b"HY000")
-        self.relay.last_error = str(exc) or "timed out"
-        self.relay.cannot_reach()
-        return Failure(FailureKind.DOWN, c.CR_CONN_HOST_ERROR, self.relay.last_error)
+        self.relay.health.failed(exc)
+        return Failure(FailureKind.DOWN, c.CR_CONN_HOST_ERROR, self.relay.health.last_error)
 
 
 def _name(user: bytes) -> str:

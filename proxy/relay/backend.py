@@ -172,7 +172,7 @@ class Backend(asyncio.Protocol):
         self.running = False
         if isinstance(exc, TimeoutError):
             self.close_reason = self.close_reason or "timed_out"
-            self.relay.vanished(self)
+            self.relay.health.failed(exc)
         self.relay.backend_lost(self, exc, answering)
         batch, self.batch = self.batch, None
         if batch is not None:

@@ -1,7 +1,7 @@
 """Log in to the server: the backend side of the authentication plugins (protocol.md A.4).
 
 A login that was begun is finished: abandoned handshakes count towards the server's `max_connect_errors` and would get
-our host blocked (1129).
+our host blocked (1129). So a connection that the server has not greeted in time is not closed but kept (`Silent`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -25,7 +26,7 @@ from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Err, Greeting, HandshakeResponse, parse_auth_switch, parse_err
 
 from .names import open_tcp
-from .stream import PacketStream
+from .stream import PacketStream, PeerGone
 
 # What every backend speaks (protocol.md 0.3), whatever its clients can do.
 ALWAYS = (
@@ -61,6 +62,10 @@ _KEEPALIVE = (
 )
 _USER_TIMEOUT = 10_000  # milliseconds
 
+# Whom the server refuses: a login that is finished, and opens nothing.
+PROBE_USER = b"mybouncer_probe"
+_UTF8MB4 = 45
+
 
 REFUSED_CLOSES = 1.0  # seconds; servers close at once
 
@@ -82,23 +87,22 @@ class Login:
 
 
 async def connect(
-    address: Address, user: bytes, password: bytes, key: int, collation_id: int, greeted: list[Greeting]
+    address: Address,
+    user: bytes,
+    password: bytes,
+    key: int,
+    collation_id: int,
+    greeted: list[Greeting],
+    silent: Silent | None = None,
 ) -> Login:
     """Open a connection and log in as `user`. The greeting is appended to `greeted` as soon as it is there.
 
     Raises Refused with the server's ERR, OSError or PeerGone when the server cannot be reached, ProtocolError when it
     speaks nonsense or wants a plugin that we do not have.
     """
-    stream = PacketStream(limit=1 << 20)
-    if address.unix_path is not None:
-        await asyncio.get_running_loop().create_unix_connection(lambda: stream, address.unix_path)
-    else:
-        await open_tcp(lambda: stream, address.host, address.port)
+    stream = (silent.take() if silent is not None else None) or await _dial(address)
     try:
-        assert stream.transport is not None
-        if address.unix_path is None:
-            _keep_alive(stream.transport)
-        packet = await stream.read_packet()
+        packet = await _first_packet(stream, silent)
         if packet[:1] == b"\xff":
             raise Refused(parse_err(packet))
         greeting = Greeting.parse(packet)
@@ -106,7 +110,7 @@ async def connect(
         await _log_in(stream, greeting, user, password, key, collation_id, address.is_unix)
         transport, _ = stream.detach()
     except BaseException as exc:
-        if stream.transport is not None:
+        if stream.transport is not None and (silent is None or stream not in silent):
             if isinstance(exc, Refused):
                 await _closed_by_server(stream)
             stream.transport.close()
@@ -119,6 +123,74 @@ async def _closed_by_server(stream: PacketStream) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(REFUSED_CLOSES):
             await stream.wait_gone()
+
+
+async def _dial(address: Address) -> PacketStream:
+    stream = PacketStream(limit=1 << 20)
+    if address.unix_path is not None:
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, address.unix_path)
+    else:
+        transport, _ = await open_tcp(lambda: stream, address.host, address.port)
+        _keep_alive(transport)
+    return stream
+
+
+async def _first_packet(stream: PacketStream, silent: Silent | None) -> bytes:
+    try:
+        return await stream.read_packet()
+    except asyncio.CancelledError:
+        if silent is not None:
+            silent.keep(stream)
+        raise
+
+
+class Silent:
+    """Connections on which neither the server nor we have said a word yet, because the server is stopped or hangs.
+
+    The next attempt, whoever makes it, takes one of them instead of opening another. If the server comes to itself
+    before, the login is finished as it should be, in the name of nobody.
+    """
+
+    PATIENCE = 60.0  # seconds; then it is not the server that was reached, but something in front of it
+
+    def __init__(self, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+        self._spawn = spawn
+        self._waiting: dict[PacketStream, asyncio.Task[None]] = {}
+
+    def __contains__(self, stream: PacketStream) -> bool:
+        return stream in self._waiting
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def keep(self, stream: PacketStream) -> None:
+        """Whoever opened it cannot wait any longer."""
+        self._waiting[stream] = self._spawn(self._wait(stream))
+
+    def take(self) -> PacketStream | None:
+        """One for the next attempt, if there is one."""
+        while self._waiting:
+            stream, task = self._waiting.popitem()
+            task.cancel()
+            if not stream.gone:
+                return stream
+        return None
+
+    async def _wait(self, stream: PacketStream) -> None:
+        try:
+            async with asyncio.timeout_at(stream.opened_at + self.PATIENCE):
+                packet = await stream.read_packet()
+            del self._waiting[stream]  # from here on nobody else can use it
+            async with asyncio.timeout(self.PATIENCE):
+                await _log_in(stream, Greeting.parse(packet), PROBE_USER, b"", 0, _UTF8MB4, False)
+        except (Refused, PeerGone, ProtocolError, TimeoutError):
+            pass
+        except asyncio.CancelledError:
+            if stream not in self._waiting:
+                return  # taken for another attempt
+        self._waiting.pop(stream, None)
+        assert stream.transport is not None
+        stream.transport.close()
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:

@@ -175,8 +175,7 @@ class Control:
             self._relay.log.warning("cannot make sure of closed connections", user=pool.account.name, error=str(exc))
             gone = mine
         except (OSError, PeerGone, ProtocolError, TimeoutError) as exc:
-            self._relay.last_error = str(exc) or "timed out"
-            self._relay.cannot_reach()
+            self._relay.health.failed(exc)
             self._relay.registry.unreachable()
             self._relay.watch_queue()
             return
@@ -212,7 +211,7 @@ class Control:
     async def _connect(self, pool: Pool) -> ControlConnection:
         relay = self._relay
         password = relay.accounts.password(pool.account)
-        login = await connect(relay.address, user_of(pool.account), password, 0, _UTF8, [])
+        login = await connect(relay.address, user_of(pool.account), password, 0, _UTF8, [], relay.silent)
         control = ControlConnection(relay, pool, login.transport, login.greeting.thread_id)
         login.transport.set_protocol(control)
         return control

@@ -92,6 +92,8 @@ class Batch:
             self._left = int.from_bytes(payload[5:7], "little") + int.from_bytes(payload[7:9], "little")
             self._phase = "skip"
             return not self._left
+        if self._commands[len(self.answers) - 1][0] == c.COM_STATISTICS:
+            return True
         if first in (0x00, 0xFE):
             answer.ok = parse_ok(payload)
             return not answer.ok.status & c.SERVER_MORE_RESULTS

@@ -201,7 +201,7 @@ class Listener:
 
     def _server_never_seen(self, newcomer: _Newcomer) -> None:
         self.relay.login_failed(str(c.CR_CONN_HOST_ERROR))
-        self._refuse(newcomer, c.CR_CONN_HOST_ERROR, self.relay.down_text())
+        self._refuse(newcomer, c.CR_CONN_HOST_ERROR, self.relay.health.down_text())
 
     def _greet_held(self) -> None:
         for newcomer in list(self._newcomers):

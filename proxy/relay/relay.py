@@ -1,7 +1,7 @@
 """The relay of one server: what clients, backends, the pool's registry and the server's profile share.
 
 One object per server address, so that several can live in one process later; no module-level state. It counts, looks
-at the clock for the registry, and knows when the server was last seen. Who may log in is `accounts`' business.
+at the clock for the registry. Who may log in is `accounts`' business, whether the server can be used `health`'s.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from proxy.session.classify import Classifier
 from proxy.session.state import Settings, SettingsTable
 from proxy.session.verdict import FIRST_VIRTUAL_ID
 from proxy.wire import constants as c
-from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Greeting, HandshakeResponse
 
 from . import login, numbers, soft, upload
 from .accounts import Accounts
 from .backend import Backend
-from .connect import Refused, connect
+from .connect import Silent
 from .control import Control
+from .health import Health
 from .profile import Profile
 from .stats import Counters
-from .stream import PeerGone
 from .unread import Unread
 from .watch import Watch
 
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 AUTO_START = 4  # slots until the first login tells what the server allows
 CONTROL_SLOTS = 1
-PROBE_USER = b"mybouncer_probe"
 
 _OWN_DESCRIPTORS = 32  # listeners, http, the log, threads that look up a name
 
@@ -51,7 +49,6 @@ _GOODBYE = 2.0  # the same when we stop
 _TICK = 0.02
 RETIRE_EVERY = 1.0
 LEARN_EVERY = 60.0
-_PROBE_EVERY = 5.0
 
 
 class Log(Protocol):
@@ -99,6 +96,8 @@ class Relay:
         self.queue_full = Failure(FailureKind.TIMEOUT, c.ER_CON_COUNT, "queue.max_waiting")
         self.accounts = Accounts(self)
         self.control = Control(self)
+        self.health = Health(self)
+        self.silent = Silent(self.spawn)
         self.watch = Watch(self)
         cap = config.pool.max_connections
         self.registry = Registry(
@@ -119,63 +118,24 @@ class Relay:
         self._retire_timer: asyncio.TimerHandle | None = None
         self._last_client_id = self.FIRST_CLIENT_ID - 1
         self._learned_at = float("-inf")
-        self._last_event = self._last_probe = self._last_failure = float("-inf")
-        self.last_error = "not seen yet"
 
     # Life
 
     def start(self) -> None:
         """Begin to look for the server."""
-        self.spawn(self._first_sight())
+        self.spawn(self.health.first_sight())
         self.spawn(self.accounts.rsa_key())
         self._retire_timer = self.loop.call_later(RETIRE_EVERY, self._retire)
 
-    async def _first_sight(self) -> None:
-        """One complete login that is expected to be refused teaches us the greeting."""
-        delay = 0.05
-        while self.profile.greeting is None:
-            if not await self.probe():
-                await asyncio.sleep(delay)
-                delay = min(1.0, delay * 2)
-
-    async def probe(self) -> bool:
-        """Ask the server for a greeting, with a login of our own that it refuses; True if it answered."""
-        self._last_probe = self.loop.time()
-        greeted: list[Greeting] = []
-        try:
-            async with asyncio.timeout(self.config.backend.connect_timeout):
-                accepted = await connect(self.address, PROBE_USER, b"", 0, 45, greeted)
-            accepted.transport.write(b"\x01\0\0\0\x01")
-            accepted.transport.close()
-        except (Refused, OSError, PeerGone, ProtocolError, TimeoutError) as exc:
-            self.last_error = str(exc) or "timed out"
-        if greeted:
-            self.seen(greeted[0])
-        else:
-            self.cannot_reach()
-        return bool(greeted)
-
     def seen(self, greeting: Greeting) -> None:
         """The server has greeted us."""
-        self._last_event = self.loop.time()
+        self.health.answered()
         first = self.profile.greeting is None
         self.profile.greeting = greeting
         if first:
             self.classifier = Classifier(greeting.is_mariadb, self.config.session.trusted_functions)
             self.log.info("server seen", server=self.address.label, version=greeting.version.decode("utf-8", "replace"))
             self.on_server_seen()
-
-    async def ready(self) -> tuple[bool, str]:
-        """Whether statements can be run now, and why not."""
-        if self.draining:
-            return False, "draining"
-        now = self.loop.time()
-        stale = self._last_failure >= self._last_event or (not self.backends and now - self._last_event >= _PROBE_EVERY)
-        if stale and now - self._last_probe >= _PROBE_EVERY:
-            await self.probe()
-        if self._last_failure >= self._last_event:
-            return False, self.down_text()
-        return True, "ok"
 
     async def drain(self, seconds: float) -> None:
         """Finish what runs, take nothing new; after `seconds` end the rest. Then close all backends."""
@@ -409,26 +369,12 @@ class Relay:
         self.registry.lost(backend)
         self.watch_queue()
 
-    def vanished(self, backend: Backend) -> None:
-        """The server's host does not answer any more, as far as this connection can tell."""
-        self.last_error = f"connection {backend.thread_id} timed out"
-        self.cannot_reach()
-
     # Words
-
-    def cannot_reach(self) -> None:
-        """The server does not answer: remember it, and log it now and then."""
-        self._last_failure = self.loop.time()
-        self.limited_log("server_down", "server cannot be reached", server=self.address.label, error=self.last_error)
-
-    def down_text(self) -> str:
-        """The text of our 2003."""
-        return f"Can't connect to MySQL server on '{self.address.label}' ({self.last_error})"
 
     def describe_failure(self, failure: Failure, since: float) -> tuple[int, bytes, str]:
         """The answer (code, SQLSTATE, text) to a client that has waited since `since` and ended with `failure`."""
         if failure.kind is FailureKind.DOWN:
-            return c.CR_CONN_HOST_ERROR, b"HY000", self.down_text()
+            return c.CR_CONN_HOST_ERROR, b"HY000", self.health.down_text()
         if failure.kind is FailureKind.DRAIN:
             return c.ER_SERVER_SHUTDOWN, b"08S01", "Server shutdown in progress"
         if failure.kind is FailureKind.TIMEOUT:

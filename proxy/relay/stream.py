@@ -29,9 +29,11 @@ class PacketStream(asyncio.Protocol):
         self._gone: PeerGone | None = None
         self.on_gone: Callable[[], object] | None = None
         self.transport: asyncio.Transport | None = None
+        self.opened_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is ready."""
+        self.opened_at = asyncio.get_running_loop().time()
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:

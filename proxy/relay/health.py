@@ -1,0 +1,127 @@
+"""Whether the server can be used: what it said last, what failed last, and a question where neither is fresh.
+
+`/readyz` comes from here. It is asked by machines, often, and answers within a second whatever the server does: a
+question that is not answered by then goes on, and the next one who asks waits for the same answer. Never more than one
+question in five seconds, and none that leaves a trace: on an idle backend, else with a login that the server refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from proxy.pool.budget import IDLE
+from proxy.wire import constants as c
+from proxy.wire.framing import ProtocolError
+
+from .connect import PROBE_USER, Refused, connect
+from .stream import PeerGone
+
+if TYPE_CHECKING:
+    from proxy.wire.packets import Greeting
+
+    from .backend import Backend
+    from .relay import Relay
+
+ASK_EVERY = 5.0
+PATIENCE = 1.0
+_UTF8MB4 = 45
+# Unlike COM_PING it leaves ROW_COUNT() alone (protocol.md C.6).
+_QUESTION = bytes((c.COM_STATISTICS,))
+_QUIT = b"\x01\0\0\0\x01"
+
+
+class Health:
+    """Of one server."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._answered_at = self._failed_at = self._asked_at = float("-inf")
+        self._question: asyncio.Task[None] | None = None
+        self.last_error = "not seen yet"
+
+    def answered(self) -> None:
+        """The server has said something."""
+        self._answered_at = self._relay.loop.time()
+
+    def failed(self, exc: Exception) -> None:
+        """The server could not be reached, or has vanished."""
+        self.last_error = str(exc) or "timed out"
+        self._failed_at = self._relay.loop.time()
+        label = self._relay.address.label
+        self._relay.limited_log("server_down", "server cannot be reached", server=label, error=self.last_error)
+
+    def down_text(self) -> str:
+        """The text of our 2003."""
+        return f"Can't connect to MySQL server on '{self._relay.address.label}' ({self.last_error})"
+
+    async def ready(self) -> tuple[bool, str]:
+        """Whether statements can be run now, and why not."""
+        relay = self._relay
+        if relay.draining:
+            return False, "draining"
+        now = relay.loop.time()
+        stale = self._failed_at >= self._answered_at or now - self._answered_at >= ASK_EVERY
+        if self._question is None and stale and now - self._asked_at >= ASK_EVERY:
+            self._ask(now)
+        if self._question is not None:
+            await asyncio.wait((self._question,), timeout=PATIENCE)
+        if self._question is not None:
+            return False, f"the server has not answered for {relay.loop.time() - self._asked_at:.1f} s"
+        if self._failed_at >= self._answered_at:
+            return False, self.down_text()
+        return True, "ok"
+
+    async def first_sight(self) -> None:
+        """One complete login that is expected to be refused teaches us the greeting."""
+        delay = 0.05
+        while self._relay.profile.greeting is None:
+            await self._probe()
+            if self._relay.profile.greeting is None:
+                await asyncio.sleep(delay)
+                delay = min(1.0, delay * 2)
+
+    # Questions
+
+    def _ask(self, now: float) -> None:
+        relay = self._relay
+        idle = [backend for backend in relay.backends if backend.slot == IDLE]
+        if not idle and relay.backends and self._failed_at < self._answered_at:
+            return  # all are at work: that is an answer
+        self._asked_at = now
+        question = self._ask_on(max(idle, key=lambda backend: backend.idle_since)) if idle else self._probe()
+        self._question = relay.spawn(question)
+        self._question.add_done_callback(self._over)
+
+    def _over(self, _question: asyncio.Task[None]) -> None:
+        self._question = None
+
+    async def _ask_on(self, backend: Backend) -> None:
+        """Nobody's lease, for one round trip; for whoever is to come the backend has been idle all the time."""
+        relay, idle_since = self._relay, backend.idle_since
+        if relay.registry.acquire_nowait(backend.pool, None, False, backend, backend.last_client) is not backend:
+            return
+        try:
+            await backend.run((_QUESTION,))
+        except ConnectionError as exc:
+            self.failed(exc)
+            return
+        self.answered()
+        relay.registry.release(backend)
+        if backend.slot == IDLE:
+            backend.idle_since = idle_since
+
+    async def _probe(self) -> None:
+        """Ask for a greeting, with a login of our own that the server refuses."""
+        relay = self._relay
+        greeted: list[Greeting] = []
+        try:
+            async with asyncio.timeout(relay.config.backend.connect_timeout):
+                accepted = await connect(relay.address, PROBE_USER, b"", 0, _UTF8MB4, greeted, relay.silent)
+            accepted.transport.write(_QUIT)
+            accepted.transport.close()
+        except (Refused, OSError, PeerGone, ProtocolError, TimeoutError) as exc:
+            if not greeted:
+                self.failed(exc)
+        if greeted:
+            relay.seen(greeted[0])
