@@ -30,6 +30,7 @@ class FakeClients:
     """The clients as the relay would tell them."""
 
     clients_max = 10_000
+    tasks = 5
 
     def client_states(self) -> Mapping[str, int]:
         return {"idle": 3, "pinned": 1}
@@ -134,6 +135,7 @@ def test_counters_of_the_relay_are_exported() -> None:
     assert samples["mybouncer_clients", (("state", "idle"),)] == 3
     assert samples["mybouncer_clients", (("state", "waiting"),)] == 0
     assert samples["mybouncer_clients_max", ()] == 10_000
+    assert samples["mybouncer_event_loop_tasks", ()] == 5
     assert samples["mybouncer_pinned_sessions", (("reason", "temporary_table"),)] == 1
     assert samples["mybouncer_prepared_statements", (("side", "client"),)] == 7
     assert samples["mybouncer_build_info", (("version", __version__),)] == 1

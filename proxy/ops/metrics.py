@@ -87,6 +87,7 @@ METRICS = (
     Description("reprepares_total", "counter", (), "Statements that were prepared again on another connection."),
     Description("read_ahead_bytes", "gauge", (), "Answers that are buffered for clients who have not read them yet."),
     Description("malformed_total", "counter", (), "Packets that broke the protocol."),
+    Description("event_loop_tasks", "gauge", (), "Tasks of the event loop: what is under way and may wait."),
     Description("event_loop_lag_seconds", "histogram", (), "How late the event loop ran a timer."),
     Description("build_info", "gauge", ("version",), "1, with the version as a label."),
 )
@@ -111,6 +112,10 @@ class Clients(Protocol):
     @property
     def clients_max(self) -> int:
         """The limit on clients."""
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks the event loop has."""
 
     def client_states(self) -> Mapping[str, int]:
         """How many clients are in each state of `CLIENT_STATES`."""
@@ -218,6 +223,7 @@ class Exporter:
             "reprepares_total": _one(counters.reprepares),
             "read_ahead_bytes": _one(counters.read_ahead_bytes),
             "malformed_total": _one(counters.malformed),
+            "event_loop_tasks": _one(clients.tasks),
             "event_loop_lag_seconds": {(): Buckets.of(counters.loop_lag)},
         }
 

@@ -119,7 +119,8 @@ class Backend(asyncio.Protocol):
             try:
                 out = reader.feed(data)
             except ProtocolError as exc:
-                self.broken(f"protocol error: {exc}")
+                if not self.close_reason:  # else it answers to a file that ended in the middle, and closes
+                    self.broken(f"protocol error: {exc}")
                 return
             client = self.client
             if client is not None and out:

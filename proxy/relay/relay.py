@@ -388,6 +388,11 @@ class Relay:
 
     # Numbers, when asked
 
+    @property
+    def tasks(self) -> int:
+        """How many tasks the event loop has: none for a client that has logged in, whatever it does."""
+        return len(asyncio.all_tasks(self.loop))
+
     def client_states(self) -> dict[str, int]:
         """How many clients are in each state."""
         return numbers.client_states(self.clients.values())
