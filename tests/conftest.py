@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -151,12 +152,26 @@ def own_server() -> Iterator[Callable[..., Server]]:
 class Proxy:
     """`python -m proxy serve` as a process."""
 
-    def __init__(self, argv: list[str], env: dict[str, str], port: int, http_port: int, log_path: Path) -> None:
+    def __init__(
+        self,
+        argv: list[str],
+        env: dict[str, str],
+        port: int,
+        http_port: int,
+        log_path: Path,
+        descriptors: tuple[int, int] | None = None,
+    ) -> None:
         self.host = "127.0.0.1"
         self.port = port
         self.http_port = http_port
         self.log_path = log_path
         self._ended_by_test = False
+
+        def prepare() -> None:
+            die_with_parent()
+            if descriptors is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
+
         with open(log_path, "wb") as output:
             self._process = subprocess.Popen(
                 argv,
@@ -166,7 +181,7 @@ class Proxy:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=prepare,
             )
 
     def __repr__(self) -> str:
@@ -278,7 +293,8 @@ def _setting(value: object) -> str:
 def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
     """Starts poolers: `proxy(server, max_connections=4, queue__timeout="1s", wait=True, args=[...])`.
 
-    The first argument is a `Server` or a backend URL. Further keywords are configuration keys, `<section>__<key>`.
+    The first argument is a `Server` or a backend URL. `descriptors` are the soft and the hard limit it starts with.
+    Further keywords are configuration keys, `<section>__<key>`.
     At the end each must still be alive, unless the test stopped it.
     """
     with _proxies(request.node, tmp_path) as start:
@@ -306,6 +322,7 @@ def _proxies(node: Any, directory: Path) -> Iterator[Callable[..., Proxy]]:
         env: dict[str, str] | None = None,
         wait: bool = True,
         port: int | None = None,
+        descriptors: tuple[int, int] | None = None,
         **config: object,
     ) -> Proxy:
         port, http_port = port or free_port(), free_port()
@@ -320,7 +337,7 @@ def _proxies(node: Any, directory: Path) -> Iterator[Callable[..., Proxy]]:
         environment |= {f"MYBOUNCER_{key.upper()}": _setting(value) for key, value in settings.items()}
         environment |= {"PYTHONUNBUFFERED": "1"} | (env or {})
         log_path = directory / f"proxy-{len(started)}.log"
-        one = Proxy([*argv, *args], environment, port, http_port, log_path)
+        one = Proxy([*argv, *args], environment, port, http_port, log_path, descriptors)
         started.append(one)
         if wait:
             one.wait_ready()

@@ -165,6 +165,7 @@ class Server:
     options: dict[str, object] = field(default_factory=dict)
     detached: bool = False
     host: str = "127.0.0.1"
+    inside: tuple[str, ...] = ()  # what the server's command is put behind
     version: str = ""
     _process: subprocess.Popen[bytes] | None = None
 
@@ -207,6 +208,7 @@ class Server:
         self.options |= options
         settings = [f"--{name.replace('_', '-')}={value}" for name, value in self.options.items()]
         argv = [
+            *self.inside,
             _require(self.flavour),
             "--no-defaults",
             *_as_this_user(),
@@ -297,6 +299,8 @@ def start_server(
     max_connections: int = 100,
     extra_args: tuple[str, ...] = (),
     detached: bool = False,
+    host: str = "127.0.0.1",
+    inside: tuple[str, ...] = (),
     **options: object,
 ) -> Server:
     """Starts a server with a new data directory on a free port.
@@ -308,7 +312,7 @@ def start_server(
     directory = Path(tempfile.mkdtemp(prefix=f"mybouncer-{flavour}-"))
     directory.chmod(0o755)
     _copy(template, directory / "data")
-    server = Server(flavour, directory, free_port(), extra_args, detached=detached)
+    server = Server(flavour, directory, free_port(), extra_args, detached=detached, host=host, inside=inside)
     if not detached:
         atexit.register(server.remove)
     try:
