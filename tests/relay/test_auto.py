@@ -18,7 +18,8 @@ def about_itself(max_connections: int) -> bytes:
     """A MariaDB's answers to what it is asked."""
     variables = (b"%d" % max_connections, b"utf8mb4", b"utf8mb4", b"utf8mb4_general_ci", b"", b"", b"16777216")
     timeouts = (b"28800", b"30", b"60")
-    return result(10, [text_row(variables + timeouts)]) + result(3, [text_row((b"utf8mb4_general_ci", b"utf8mb4", b"45"))])
+    collation = (b"utf8mb4_general_ci", b"utf8mb4", b"45")
+    return result(10, [text_row(variables + timeouts)]) + result(3, [text_row(collation)])
 
 
 @pytest.fixture
