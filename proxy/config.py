@@ -12,6 +12,7 @@ shown.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import tomllib
 from collections.abc import Callable, Mapping
@@ -31,8 +32,10 @@ from proxy.values import (
     CountOrAuto,
     CountOrNone,
     CountOrZero,
+    Directory,
     Duration,
     DurationOrOff,
+    File,
     Flag,
     Names,
     Size,
@@ -175,6 +178,39 @@ class LogConfig(Section):
     format: Annotated[Literal["logfmt", "json"], Allowed('"logfmt" or "json"')] = "logfmt"
 
 
+class ClientTlsConfig(Section):
+    """TLS to clients."""
+
+    mode: Annotated[Literal["disabled", "preferred", "required"], Allowed('"disabled", "preferred" or "required"')] = (
+        "preferred"
+    )
+    certificate: File = _default("")
+    key: File = _default("")
+    ca: File = _default("")
+    client_certificates: Annotated[Literal["optional", "required"], Allowed('"optional" or "required"')] = "optional"
+    minimum_version: Annotated[Literal["1.2", "1.3"], Allowed('"1.2" or "1.3"')] = "1.2"
+    state_directory: Directory = _default("auto")
+
+
+class BackendTlsConfig(Section):
+    """TLS to the server."""
+
+    mode: Annotated[
+        Literal["disabled", "preferred", "required", "verify-ca", "verify-identity"],
+        Allowed('"disabled", "preferred", "required", "verify-ca" or "verify-identity"'),
+    ] = "preferred"
+    ca: File = _default("")
+    certificate: File = _default("")
+    key: File = _default("")
+
+
+class TlsConfig(Section):
+    """TLS on both legs."""
+
+    client: ClientTlsConfig = ClientTlsConfig()
+    backend: BackendTlsConfig = BackendTlsConfig()
+
+
 class UserConfig(Section):
     """The share of one account in the pool."""
 
@@ -191,6 +227,7 @@ class Config(Section):
     queue: QueueConfig = QueueConfig()
     session: SessionConfig = SessionConfig()
     auth: AuthConfig = AuthConfig()
+    tls: TlsConfig = TlsConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
     users: Mapping[str, UserConfig] = Field(default_factory=dict)
@@ -293,7 +330,7 @@ def _from_environment(env: Mapping[str, str], faults: list[Fault]) -> _Layer:
         section = section.lower()
         user, separator, key = rest.rpartition("__")
         if section != "users":
-            parts = [section, rest.lower()]
+            parts = [section, *rest.lower().split("__")]
         elif user and key:
             parts = [section, user, key.lower()]
         else:
@@ -308,7 +345,7 @@ def _from_environment(env: Mapping[str, str], faults: list[Fault]) -> _Layer:
 def _from_flags(overrides: Mapping[str, object]) -> _Layer:
     tree: Tree = {}
     for key, value in overrides.items():
-        _put(tree, key.split(".", 1), value)
+        _put(tree, key.split("."), value)
     return _Layer(tree, lambda key: f"flag {_nearest_place(FLAGS, key)}")
 
 
@@ -347,7 +384,7 @@ def _fault(layer: _Layer, details: Any) -> Fault:
     key = _dotted(loc)
     source = layer.place(key)
     if details["type"] == "extra_forbidden":
-        known = _known(loc[:-1])
+        known = list(_section(loc[:-1]).model_fields)
         return Fault(source, key, "", _unknown(str(loc[-1]), known, len(loc) == 1), ", ".join(known))
     if details["type"] in ("model_type", "dict_type", "mapping_type"):
         return Fault(source, key, "", "this is a section, not a value", f"[{key}]")
@@ -366,22 +403,22 @@ def _unknown(name: str, known: list[str], is_section: bool) -> str:
 
 
 def _section(loc: tuple[int | str, ...]) -> type[BaseModel]:
-    if not loc:
-        return Config
-    if loc[0] == "users":
-        return UserConfig
-    section = Config.model_fields[str(loc[0])].annotation
-    assert isinstance(section, type) and issubclass(section, BaseModel)
+    """The innermost section that a place is in."""
+    section: type[BaseModel] = Config
+    for part in loc:
+        if part == "users":
+            return UserConfig
+        field = section.model_fields.get(str(part))
+        inner = field.annotation if field is not None else None
+        if not isinstance(inner, type) or not issubclass(inner, BaseModel):
+            break
+        section = inner
     return section
 
 
-def _known(loc: tuple[int | str, ...]) -> list[str]:
-    return list(_section(loc).model_fields)
-
-
 def _allowed(loc: tuple[int | str, ...]) -> str:
-    depth = 3 if loc[0] == "users" else 2
-    field = _section(loc[: depth - 1]).model_fields.get(str(loc[depth - 1])) if len(loc) >= depth else None
+    section = _section(loc)
+    field = next((section.model_fields[str(part)] for part in loc if str(part) in section.model_fields), None)
     return next((item.text for item in field.metadata if isinstance(item, Allowed)), "") if field else ""
 
 
@@ -410,8 +447,9 @@ def _check_together(config: Config, layers: list[_Layer]) -> list[Fault]:
     faults: list[Fault] = []
 
     def fault(key: str, value: object, problem: str, allowed: str) -> None:
-        section, name = key.split(".")
-        writers = [layer for layer in layers if name in layer.tree.get(section, {})]
+        *sections, name = key.split(".")
+        trees = [functools.reduce(lambda tree, part: tree.get(part, {}), sections, layer.tree) for layer in layers]
+        writers = [layer for layer, tree in zip(layers, trees, strict=True) if name in tree]
         source = writers[-1].place(key) if writers else "default"
         faults.append(Fault(source, key, _shown(value), problem, allowed))
 
@@ -427,6 +465,12 @@ def _check_together(config: Config, layers: list[_Layer]) -> list[Fault]:
             "the server is there",
             "another address than backend.url",
         )
+    for name, leg in (("client", config.tls.client), ("backend", config.tls.backend)):
+        if leg.key and not leg.certificate:
+            fault(f"tls.{name}.key", leg.key, "a key without a certificate", f"with tls.{name}.certificate")
+    if config.tls.client.client_certificates == "required" and not config.tls.client.ca:
+        needs = "with tls.client.ca, which says whose certificates are accepted"
+        fault("tls.client.client_certificates", "required", "nobody could have one", needs)
     if config.session.read_ahead > config.session.read_ahead_total:
         fault(
             "session.read_ahead_total",

@@ -21,6 +21,7 @@ from proxy.config import Config
 from proxy.ops.http import HttpServer, start_http
 from proxy.ops.logs import Limiter, get_logger
 from proxy.ops.metrics import Exporter, LoopLag
+from proxy.relay.certificates import CertificateError
 from proxy.relay.listener import Listener
 from proxy.relay.relay import Relay
 
@@ -59,6 +60,8 @@ class Server:
                 self.listener.close()
                 text = f"cannot listen on {self.config.http.address} for http: {exc.strerror or exc}"
                 raise OSError(exc.errno, text) from exc
+        if self.relay.certificate is not None and self.relay.certificate.note:
+            self.log.warning("our certificate cannot be kept", error=self.relay.certificate.note)
         self.lag.start()
         self.relay.start()
         self.log.info(
@@ -88,7 +91,11 @@ class Server:
 
 
 async def _serve(config: Config) -> int:
-    server = Server(config)
+    try:
+        server = Server(config)
+    except CertificateError as exc:
+        get_logger().error("a certificate cannot be used", error=str(exc))
+        return 2
     await server.start()
     _calm_collector()
     stop = asyncio.Event()

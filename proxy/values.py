@@ -124,6 +124,16 @@ def _address(parse_text: Callable[[str], Address], off: str | None = None) -> Be
     return BeforeValidator(parse)
 
 
+def _parse_path(value: object) -> object:
+    if isinstance(value, str) and (not value or value.startswith("/")) and "\0" not in value:
+        return value
+    raise ValueError
+
+
+def _parse_directory(value: object) -> object:
+    return value if value == "auto" else _parse_path(value or None)
+
+
 def _parse_function(value: object) -> object:
     if isinstance(value, str) and re.fullmatch(r"[\w$]+(\.[\w$]+)?", value):
         return value
@@ -174,6 +184,8 @@ Addresses = Annotated[
     Allowed(f"a list of at least one {_ADDRESS}"),
 ]
 AddressOrOff = Annotated[Address | None, _address(parse_address, "off"), Allowed(f'{_ADDRESS}, or "off"')]
+File = Annotated[str, BeforeValidator(_parse_path), Allowed('an absolute path, or "" for none')]
+Directory = Annotated[str, BeforeValidator(_parse_directory), Allowed('"auto" or an absolute path')]
 Names = Annotated[
     tuple[Annotated[str, BeforeValidator(_parse_function)], ...], BeforeValidator(_split), Allowed(_NAMES)
 ]

@@ -24,7 +24,7 @@ from proxy.wire.packets import Err, Greeting
 
 from . import soft
 from .backend import Backend
-from .connect import KEY, Refused, connect
+from .connect import KEY, Refused
 from .proofs import Proofs, WaitOver
 
 if TYPE_CHECKING:
@@ -222,9 +222,7 @@ class Accounts:
         assert isinstance(key, int)
         try:
             async with asyncio.timeout(self.relay.config.backend.connect_timeout):
-                login = await connect(
-                    self.relay.address, user, password, key & KEY, collation_id, greeted, self.relay.silent
-                )
+                login = await self.relay.dialer.connect(user, password, key & KEY, collation_id, greeted)
                 backend = Backend(self.relay, pool, login.transport, login.greeting.thread_id)
                 login.transport.set_protocol(backend)
                 backend.slot = FREE

@@ -10,23 +10,23 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
 from proxy import __version__
 from proxy.address import Address
-from proxy.wire import auth
 from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
-from proxy.wire.packets import Err, Greeting, HandshakeResponse, parse_auth_switch, parse_err
+from proxy.wire.packets import Err, Greeting, HandshakeResponse, parse_auth_switch, parse_err, ssl_request
 
+from .certificates import ServerTls
 from .names import open_tcp
+from .plugins import Exchange, answer, first_answer, full_authentication
+from .plugins import Refused as Refused  # the caller's view of a login that failed
 from .stream import PacketStream, PeerGone
+from .tls import Tls
 
 # What every backend speaks (protocol.md 0.3), whatever its clients can do.
 ALWAYS = (
@@ -66,16 +66,10 @@ _USER_TIMEOUT = 10_000  # milliseconds
 PROBE_USER = b"mybouncer_probe"
 _UTF8MB4 = 45
 
+_ONE_FACTOR = b"the server asks for a second factor: mybouncer logs in with a password only"
+
 
 REFUSED_CLOSES = 1.0  # seconds; servers close at once
-
-
-class Refused(Exception):
-    """The server answered with an ERR; `err` is its own."""
-
-    def __init__(self, err: Err) -> None:
-        super().__init__(f"{err.code}: {err.message.decode('utf-8', 'replace')}")
-        self.err = err
 
 
 @dataclass(slots=True)
@@ -86,36 +80,71 @@ class Login:
     greeting: Greeting
 
 
-async def connect(
-    address: Address,
-    user: bytes,
-    password: bytes,
-    key: int,
-    collation_id: int,
-    greeted: list[Greeting],
-    silent: Silent | None = None,
-) -> Login:
-    """Open a connection and log in as `user`. The greeting is appended to `greeted` as soon as it is there.
+@dataclass(slots=True)
+class Dialer:
+    """How the server is reached. `tls` None: never encrypted; `silent` None: a server that hangs is not waited for."""
 
-    Raises Refused with the server's ERR, OSError or PeerGone when the server cannot be reached, ProtocolError when it
-    speaks nonsense or wants a plugin that we do not have.
-    """
-    stream = (silent.take() if silent is not None else None) or await _dial(address)
-    try:
-        packet = await _first_packet(stream, silent)
-        if packet[:1] == b"\xff":
-            raise Refused(parse_err(packet))
-        greeting = Greeting.parse(packet)
-        greeted.append(greeting)
-        await _log_in(stream, greeting, user, password, key, collation_id, address.is_unix)
-        transport, _ = stream.detach()
-    except BaseException as exc:
-        if stream.transport is not None and (silent is None or stream not in silent):
-            if isinstance(exc, Refused):
-                await _closed_by_server(stream)
-            stream.transport.close()
-        raise
-    return Login(transport, greeting)
+    address: Address
+    tls: ServerTls | None = None
+    silent: Silent | None = None
+
+    async def connect(
+        self, user: bytes, password: bytes, key: int, collation_id: int, greeted: list[Greeting]
+    ) -> Login:
+        """Open a connection and log in as `user`. The greeting is appended to `greeted` as soon as it is there.
+
+        Raises Refused with the server's ERR, or with 2026 where TLS cannot be had as wanted; OSError or PeerGone when
+        the server cannot be reached; ProtocolError when it speaks nonsense.
+        """
+        silent = self.silent
+        stream = (silent.take() if silent is not None else None) or await _dial(self.address)
+        try:
+            packet = await _first_packet(stream, silent)
+            if packet[:1] == b"\xff":
+                raise Refused(parse_err(packet))
+            greeting = Greeting.parse(packet)
+            greeted.append(greeting)
+            secured = await self._secure(stream, greeting, collation_id)
+            exchange = Exchange(stream, password, self.address.is_unix, secured is not None)
+            await _log_in(exchange, greeting, user, key, collation_id)
+            transport, _ = stream.detach()
+            if secured is not None and self.tls is not None:
+                self.tls.session = secured.session
+        except BaseException as exc:
+            if stream.transport is not None and (silent is None or stream not in silent):
+                if isinstance(exc, Refused) and exc.err.code != c.CR_SSL_CONNECTION_ERROR:
+                    await _closed_by_server(stream)
+                stream.transport.close()
+            raise
+        return Login(transport, greeting)
+
+    async def _secure(self, stream: PacketStream, greeting: Greeting, collation_id: int) -> Tls | None:
+        """The TLS handshake, if the server offers it; where it must, never a connection without."""
+        tls = self.tls
+        if tls is None or self.address.is_unix:
+            return None
+        if not greeting.capabilities & c.CLIENT_SSL:
+            if tls.mode == "preferred":
+                return None
+            raise Refused(_tls_error(f"the server offers none, and tls.backend.mode is {tls.mode}"))
+        stream.write_packet(ssl_request(ALWAYS | c.CLIENT_SSL, collation_id))
+        transport, early = stream.detach()
+        if early:
+            raise ProtocolError("the server went on before the TLS handshake")
+        secured = tls.connection(self.address.host)
+        secured.set_protocol(stream)
+        secured.connection_made(transport)
+        transport.set_protocol(secured)
+        try:
+            await secured.handshake()
+        except ssl.SSLError as exc:
+            raise Refused(_tls_error(getattr(exc, "verify_message", "") or str(exc))) from exc
+        stream.connection_made(secured)
+        return secured
+
+
+def _tls_error(reason: str) -> Err:
+    return Err(c.CR_SSL_CONNECTION_ERROR, b"HY000", f"TLS to the server: {reason}".encode())
 
 
 async def _closed_by_server(stream: PacketStream) -> None:
@@ -182,7 +211,7 @@ class Silent:
                 packet = await stream.read_packet()
             del self._waiting[stream]  # from here on nobody else can use it
             async with asyncio.timeout(self.PATIENCE):
-                await _log_in(stream, Greeting.parse(packet), PROBE_USER, b"", 0, _UTF8MB4, False)
+                await _log_in(Exchange(stream, b"", False, False), Greeting.parse(packet), PROBE_USER, 0, _UTF8MB4)
         except (Refused, PeerGone, ProtocolError, TimeoutError):
             pass
         except asyncio.CancelledError:
@@ -211,13 +240,10 @@ def set_user_timeout(transport: asyncio.Transport, on: bool) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT if on else 0)
 
 
-async def _log_in(
-    stream: PacketStream, greeting: Greeting, user: bytes, password: bytes, key: int, collation_id: int, private: bool
-) -> None:
-    plugin, nonce = greeting.plugin, greeting.nonce
-    if plugin not in _SCRAMBLES:
-        plugin = c.CACHING_SHA2_PASSWORD
-    capabilities = (ALWAYS | key) & (greeting.capabilities | c.CLIENT_LONG_PASSWORD)
+async def _log_in(exchange: Exchange, greeting: Greeting, user: bytes, key: int, collation_id: int) -> None:
+    stream = exchange.stream
+    wanted = ALWAYS | key | (c.CLIENT_SSL if exchange.secured else 0)
+    capabilities = wanted & (greeting.capabilities | c.CLIENT_LONG_PASSWORD)
     if not capabilities & c.CLIENT_DEPRECATE_EOF or not capabilities & c.CLIENT_SESSION_TRACK:
         raise ProtocolError("the server is too old: DEPRECATE_EOF and SESSION_TRACK are needed")
     attributes = {
@@ -226,7 +252,9 @@ async def _log_in(
         b"_pid": str(os.getpid()).encode(),
         b"program_name": b"mybouncer",
     }
-    scramble = _SCRAMBLES[plugin](password, nonce)
+    plugin = greeting.plugin if first_answer(greeting.plugin, b"", b"") is not None else c.CACHING_SHA2_PASSWORD
+    exchange.plugin, exchange.nonce = plugin, greeting.nonce
+    scramble = first_answer(plugin, exchange.password, greeting.nonce) or b""
     stream.write_packet(
         HandshakeResponse(capabilities, collation_id, user, scramble, None, plugin, attributes).encode()
     )
@@ -239,46 +267,11 @@ async def _log_in(
         if packet[0] == 0xFF:
             raise Refused(parse_err(packet))
         if packet[0] == 0xFE:
-            plugin, nonce = parse_auth_switch(packet)
-            if plugin not in _SCRAMBLES:
-                # Finished all the same, with what MariaDB's ed25519 takes for a signature: a shorter answer, or none,
-                # counts against our host.
-                stream.write_packet(bytes(64))
-                await stream.read_packet()
-                text = f"mybouncer cannot log in with authentication plugin '{plugin.decode('ascii', 'replace')}'"
-                raise Refused(Err(1251, b"08004", text.encode()))
-            if plugin == c.SHA256_PASSWORD:
-                await _send_secret(stream, password, nonce, private, b"\x01")
-            else:
-                stream.write_packet(_SCRAMBLES[plugin](password, nonce))
+            exchange.plugin, exchange.nonce = parse_auth_switch(packet)
+            await answer(exchange)
         elif packet == b"\x01\x04":
-            await _send_secret(stream, password, nonce, private, b"\x02")
+            await full_authentication(exchange)
+        elif packet[0] == 0x02:
+            raise Refused(Err(c.ER_NOT_SUPPORTED_AUTH_MODE, b"08004", _ONE_FACTOR))
         elif packet != b"\x01\x03":
             raise ProtocolError(f"unexpected packet {packet[:1].hex()} in a login")
-
-
-_SCRAMBLES: dict[bytes, Callable[[bytes, bytes], bytes]] = {
-    c.NATIVE_PASSWORD: auth.scramble_native,
-    c.CACHING_SHA2_PASSWORD: auth.scramble_sha2,
-    c.SHA256_PASSWORD: lambda _password, _nonce: b"",
-}
-
-
-async def _send_secret(stream: PacketStream, password: bytes, nonce: bytes, private: bool, ask: bytes) -> None:
-    """Full authentication: the password itself on a unix socket, else encrypted with the server's key."""
-    if not password or (private and ask == b"\x02"):
-        stream.write_packet(password + b"\0")
-        return
-    stream.write_packet(ask)
-    packet = await stream.read_packet()
-    if packet[:1] == b"\xff":
-        raise Refused(parse_err(packet))
-    try:
-        key = load_pem_public_key(packet[1:])
-    except ValueError as exc:
-        raise ProtocolError(f"the server's public key cannot be read: {exc}") from exc
-    if not isinstance(key, rsa.RSAPublicKey):
-        raise ProtocolError("the server's public key is not an RSA key")
-    # SHA-1 is what the protocol says for this padding.
-    oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303
-    stream.write_packet(key.encrypt(auth.xor_nonce(password + b"\0", nonce), oaep))

@@ -28,7 +28,7 @@ from proxy.wire.packets import Err, build_ok
 from . import release
 from .accounts import refusal_kind, user_of
 from .backend import Backend
-from .connect import Refused, connect
+from .connect import Refused
 from .stream import PeerGone
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Control:
     async def _connect(self, pool: Pool) -> ControlConnection:
         relay = self._relay
         password = relay.accounts.password(pool.account)
-        login = await connect(relay.address, user_of(pool.account), password, 0, _UTF8, [], relay.silent)
+        login = await relay.dialer.connect(user_of(pool.account), password, 0, _UTF8, [])
         control = ControlConnection(relay, pool, login.transport, login.greeting.thread_id)
         login.transport.set_protocol(control)
         return control

@@ -212,7 +212,9 @@ class Listener:
     def _greet(self, newcomer: _Newcomer) -> None:
         relay = self.relay
         assert relay.profile.greeting is not None
-        greeting = login.greeting_for_client(relay.profile.greeting, relay.next_client_id(), auth.make_nonce())
+        greeting = login.greeting_for_client(
+            relay.profile.greeting, relay.next_client_id(), auth.make_nonce(), tls=relay.certificate is not None
+        )
         newcomer.greeting = greeting
         try:
             newcomer.sock.send(frame(greeting.encode(), 0))

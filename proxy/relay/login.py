@@ -3,14 +3,15 @@
     greeting -> response -> [AuthSwitch] -> known scramble ------------------------> OK
                                          -> full authentication -> proof at the server -> OK | the server's ERR
 
-The password comes in the clear only over a unix socket, else encrypted with our RSA key (protocol.md A.5). A scramble
-that we can check against a proven password needs no exchange and no backend. A mismatch here is never an answer: the
-server decides.
+A connection may begin with a TLS handshake. The password comes in the clear only over TLS or a unix socket, else
+encrypted with our RSA key (protocol.md A.5). A scramble that we can check against a proven password needs no exchange
+and no backend. A mismatch here is never an answer: the server decides.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from .client import WRITE_HIGH, WRITE_LOW, Client
 from .connect import KEY, Refused
 from .proofs import WaitOver
 from .stream import PacketStream, PeerGone
+from .tls import Tls
 
 if TYPE_CHECKING:
     import socket
@@ -41,14 +43,14 @@ if TYPE_CHECKING:
 
     from .relay import Relay
 
+_TLS_REQUIRED = b"Connections using insecure transport are prohibited while tls.client.mode is required."
 _FAST_OK = b"\x01\x03"
 _FULL = b"\x01\x04"
 _WANTS_KEY = b"\x02"
 
 # What clients may not have yet, because it changes packets that we read or could not move (protocol.md A.2).
 MASKED = (
-    c.CLIENT_SSL
-    | c.CLIENT_COMPRESS
+    c.CLIENT_COMPRESS
     | c.CLIENT_ZSTD_COMPRESSION
     | c.CLIENT_OPTIONAL_RESULTSET_METADATA
     | c.CLIENT_QUERY_ATTRIBUTES
@@ -59,31 +61,41 @@ MASKED = (
 )
 
 
-def greeting_for_client(server: Greeting, ident: int, nonce: bytes) -> Greeting:
+_SSL_REQUEST = b"\x20\0\0\1"  # the header of a response without a name: the TLS handshake follows
+
+
+def greeting_for_client(server: Greeting, ident: int, nonce: bytes, *, tls: bool) -> Greeting:
     """Return the server's greeting with our id and nonce, our plugin, and without what we cannot carry."""
+    offered = server.capabilities & ~MASKED & ~c.CLIENT_SSL | c.CLIENT_PLUGIN_AUTH | c.CLIENT_PLUGIN_AUTH_LENENC
     return Greeting(
         server.version,
         ident,
         nonce,
         server.charset,
         server.status,
-        server.capabilities & ~MASKED | c.CLIENT_PLUGIN_AUTH | c.CLIENT_PLUGIN_AUTH_LENENC | c.CLIENT_CONNECT_ATTRS,
+        offered | c.CLIENT_CONNECT_ATTRS | (c.CLIENT_SSL if tls else 0),
         c.CACHING_SHA2_PASSWORD,
     )
 
 
 async def log_in(relay: Relay, sock: socket.socket, early: bytes, greeting: Greeting, address: str) -> None:
     """Bring an accepted and greeted connection to a session, or refuse it. Never raises."""
-    stream = PacketStream(early=early)
-    stream.expect(1)
+    certificate = relay.certificate
+    secure = certificate is not None and early.startswith(_SSL_REQUEST)
+    stream = PacketStream(early=b"" if secure else early)
+    stream.expect(2 if secure else 1)
+    tls = certificate.connection() if certificate is not None and secure else None
+    if tls is not None:
+        tls.set_protocol(stream)
     started = relay.loop.time()
     try:
-        await relay.loop.connect_accepted_socket(lambda: stream, sock)
+        below: asyncio.Protocol = stream if tls is None else tls
+        await relay.loop.connect_accepted_socket(lambda: below, sock)
     except OSError:
         sock.close()
         relay.login_failed("client_gone")
         return
-    login = _Login(relay, stream, greeting, address)
+    login = _Login(relay, stream, greeting, address, tls)
     if await _guard(login, login.run()):
         relay.stats.login_seconds.observe(relay.loop.time() - started)
 
@@ -97,8 +109,9 @@ async def change_user(
     stream.connection_made(transport)
     transport.set_protocol(stream)
     assert relay.profile.greeting is not None
-    greeting = greeting_for_client(relay.profile.greeting, client.ident, auth.make_nonce())
-    login = _Login(relay, stream, greeting, client.address)
+    tls = transport if isinstance(transport, Tls) else None
+    greeting = greeting_for_client(relay.profile.greeting, client.ident, auth.make_nonce(), tls=tls is not None)
+    login = _Login(relay, stream, greeting, client.address, tls)
     await _guard(login, login.open(response))
 
 
@@ -134,7 +147,11 @@ async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
         else:
             _refuse(stream, Err(c.ER_NET_READ_INTERRUPTED, b"08S01", b"Got timeout reading communication packets"))
         reason = "timeout"
-    except PeerGone:
+    except ssl.SSLError as exc:
+        # There is no place for an ERR: the client knows from the alert, or sees the end.
+        relay.limited_log(f"tls {address.rpartition(':')[0]}", "TLS handshake failed", client=address, error=str(exc))
+        reason = "tls"
+    except (PeerGone, ConnectionError):
         reason = "client_gone"
     except asyncio.CancelledError:
         if not stream.gone:
@@ -167,18 +184,24 @@ def _refuse(stream: PacketStream, err: Err) -> None:
 class _Login:
     """One login in progress."""
 
-    def __init__(self, relay: Relay, stream: PacketStream, greeting: Greeting, address: str) -> None:
+    def __init__(self, relay: Relay, stream: PacketStream, greeting: Greeting, address: str, tls: Tls | None) -> None:
         self.relay = relay
         self.stream = stream
         self.greeting = greeting
         self.address = address
-        self.private = address.startswith("unix:")
+        self.tls = tls
+        self.private = tls is not None or address.startswith("unix:")
         self.nonce = greeting.nonce
         self.waits_for_server = False
 
     async def run(self) -> None:
         """The whole login."""
+        if self.tls is not None:
+            await self.tls.handshake()
+            self.stream.connection_made(self.tls)
         packet = await self.stream.read_packet()
+        if not self.private and self.relay.config.tls.client.mode == "required":
+            raise Refused(Err(c.ER_SECURE_TRANSPORT_REQUIRED, b"HY000", _TLS_REQUIRED))
         if int.from_bytes(packet[:4], "little") & c.CLIENT_COMPRESS:
             # Some drivers compress because they were told to, whether or not it was offered; they would hang.
             raise Refused(Err(c.ER_NOT_SUPPORTED_YET, b"42000", b"compression was not offered: connect without it"))

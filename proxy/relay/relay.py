@@ -25,7 +25,8 @@ from proxy.wire.packets import Greeting, HandshakeResponse
 from . import login, numbers, soft, upload
 from .accounts import Accounts
 from .backend import Backend
-from .connect import Silent
+from .certificates import CertificateError, ServerCertificate, ServerTls
+from .connect import Dialer, Silent
 from .control import Control
 from .health import Health
 from .profile import Profile
@@ -97,7 +98,10 @@ class Relay:
         self.accounts = Accounts(self)
         self.control = Control(self)
         self.health = Health(self)
-        self.silent = Silent(self.spawn)
+        tls = config.tls
+        self.certificate = ServerCertificate(tls.client) if tls.client.mode != "disabled" else None
+        server_tls = ServerTls(tls.backend) if tls.backend.mode != "disabled" else None
+        self.dialer = Dialer(self.address, server_tls, Silent(self.spawn))
         self.watch = Watch(self)
         cap = config.pool.max_connections
         self.registry = Registry(
@@ -207,6 +211,7 @@ class Relay:
         self.registry.forget_unused()
         self.watch.look(now)
         self.accounts.forget_expired()
+        self._refresh_certificate()
         if self.profile.learned and now - self._learned_at >= LEARN_EVERY and self.registry.shares.holding:
             self._learn_again(now)
         self.watch_queue()
@@ -230,6 +235,16 @@ class Relay:
         if cap != self.registry.budget.cap:
             self.registry.set_cap(cap)
             self.log.info("cap set from the server", max_connections=allowed, cap=cap)
+
+    def _refresh_certificate(self) -> None:
+        """Take up changed files; one that cannot be used leaves the one before in its place."""
+        if self.certificate is None:
+            return
+        try:
+            if self.certificate.refresh():
+                self.log.info("certificate taken up", certificate=self.config.tls.client.certificate)
+        except CertificateError as exc:
+            self.limited_log("certificate", "certificate cannot be used, the one before stays", error=str(exc))
 
     # Clients
 

@@ -141,6 +141,11 @@ def _read_attributes(data: bytes, pos: int) -> dict[bytes, bytes]:
     return attributes
 
 
+def ssl_request(capabilities: int, charset: int) -> bytes:
+    """The SSLRequest: a handshake response that ends before the name. The TLS handshake follows it."""
+    return capabilities.to_bytes(4, "little") + (1 << 24).to_bytes(4, "little") + bytes((charset & 0xFF,)) + bytes(23)
+
+
 @dataclass(frozen=True, slots=True)
 class HandshakeResponse:
     """HandshakeResponse41. `capabilities` are what both sides have (client and offered, A.1)."""
