@@ -104,7 +104,7 @@ class Dialer:
                 raise Refused(parse_err(packet))
             greeting = Greeting.parse(packet)
             greeted.append(greeting)
-            secured = await self._secure(stream, greeting, collation_id)
+            secured = await self._secure(stream, greeting, key, collation_id)
             exchange = Exchange(stream, password, self.address.is_unix, secured is not None)
             await _log_in(exchange, greeting, user, key, collation_id)
             transport, _ = stream.detach()
@@ -118,7 +118,7 @@ class Dialer:
             raise
         return Login(transport, greeting)
 
-    async def _secure(self, stream: PacketStream, greeting: Greeting, collation_id: int) -> Tls | None:
+    async def _secure(self, stream: PacketStream, greeting: Greeting, key: int, collation_id: int) -> Tls | None:
         """The TLS handshake, if the server offers it; where it must, never a connection without."""
         tls = self.tls
         if tls is None or self.address.is_unix:
@@ -127,7 +127,8 @@ class Dialer:
             if tls.mode == "preferred":
                 return None
             raise Refused(_tls_error(f"the server offers none, and tls.backend.mode is {tls.mode}"))
-        stream.write_packet(ssl_request(ALWAYS | c.CLIENT_SSL, collation_id))
+        # MySQL goes by these capabilities, whatever the response behind the handshake says.
+        stream.write_packet(ssl_request(_capabilities(greeting, key, True), collation_id))
         transport, early = stream.detach()
         if early:
             raise ProtocolError("the server went on before the TLS handshake")
@@ -240,10 +241,14 @@ def set_user_timeout(transport: asyncio.Transport, on: bool) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT if on else 0)
 
 
+def _capabilities(greeting: Greeting, key: int, secured: bool) -> int:
+    wanted = ALWAYS | key | (c.CLIENT_SSL if secured else 0)
+    return wanted & (greeting.capabilities | c.CLIENT_LONG_PASSWORD)
+
+
 async def _log_in(exchange: Exchange, greeting: Greeting, user: bytes, key: int, collation_id: int) -> None:
     stream = exchange.stream
-    wanted = ALWAYS | key | (c.CLIENT_SSL if exchange.secured else 0)
-    capabilities = wanted & (greeting.capabilities | c.CLIENT_LONG_PASSWORD)
+    capabilities = _capabilities(greeting, key, exchange.secured)
     if not capabilities & c.CLIENT_DEPRECATE_EOF or not capabilities & c.CLIENT_SESSION_TRACK:
         raise ProtocolError("the server is too old: DEPRECATE_EOF and SESSION_TRACK are needed")
     attributes = {
