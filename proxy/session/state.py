@@ -285,6 +285,10 @@ def _plan(have: Settings, want: Settings) -> tuple[bytes, ...] | None:
 
 
 def _charset_items(want: Settings) -> list[bytes]:
+    charset, collation = want.client_charset, want.collation
+    if charset == want.results_charset and collation.startswith(charset + b"_") and _NAME.match(collation):
+        # As a login does it. Set one by one, MySQL names the charset's default collation in every column definition.
+        return [b"NAMES " + quote(charset) + b" COLLATE " + quote(collation)]
     results = quote(want.results_charset) if want.results_charset else b"NULL"
     return [
         b"SESSION character_set_client=" + quote(want.client_charset),

@@ -84,7 +84,7 @@ def test_a_variable_that_must_be_dropped_takes_a_reset_in_the_same_write(world: 
     sent = server.take()
     assert sent[0] == RESET
     assert sent[1] == world.relay.profile.track_command
-    assert sent[2].startswith(b"\x03SET SESSION character_set_client=")
+    assert sent[2].startswith(b"\x03SET NAMES 'utf8mb4' COLLATE ")
     server.ok(len(sent) - 1)
     server.eof()
     assert server.take() == [query(b"SELECT 1")]

@@ -178,7 +178,7 @@ def test_who_waits_gets_the_backend_of_a_client_that_left_only_after_its_reset(m
     assert server.take() == [RESET, world.relay.profile.track_command]
     server.ok(2)
     sent = server.take()
-    assert sent[0].startswith(b"\x03SET SESSION character_set_client=")
+    assert sent[0].startswith(b"\x03SET NAMES 'utf8mb4' COLLATE ")
     server.ok()
     server.eof()
     assert server.take() == [query(b"SELECT 1")]

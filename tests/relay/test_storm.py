@@ -145,7 +145,7 @@ class Simulated:
         if found := re.search(rb"(?<!session_track_)time_zone ?= ?'(.*?)'", text):
             self.zone = found[1]
             changes = trackers(variable(b"time_zone", self.zone))
-        assert text.startswith((b"DO (", b"SET SESSION ", b"SET time_zone", b"SET session_track")), text
+        assert text.startswith((b"DO (", b"SET SESSION ", b"SET NAMES ", b"SET time_zone", b"SET session_track")), text
         return self._ok(trackers=changes)
 
     def _select(self, value: bytes) -> bytes:

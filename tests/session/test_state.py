@@ -55,6 +55,11 @@ class Server:
         else:
             assert command.startswith(b"\x03SET ")
             text = command[5:]
+            names = re.match(rb"NAMES '(\w+)' COLLATE '(\1_\w+)'(?:,|\Z)", text)
+            if names is not None:
+                self.variables[b"character_set_client"] = self.variables[b"character_set_results"] = names[1]
+                self.variables[b"collation_connection"] = names[2]
+                text = text[names.end() :]
             item = re.compile(
                 rb"SESSION (\w+)=(?:'([^'\\]*)'|_utf8mb4 x'([0-9a-f]*)'|(NULL)|(DEFAULT)|(-?[\d.]+))(?:,|\Z)"
             )
