@@ -22,11 +22,11 @@ from proxy.session.verdict import (
     TIMESTAMP_DEFAULT,
 )
 from proxy.wire import constants as c
-from proxy.wire.packets import iter_trackers
+from proxy.wire.packets import Err, iter_trackers
 from proxy.wire.response import NO_RESPONSE, PREPARE, QUERY, SINGLE, ResponseReader
 
 from . import release, soft
-from .prepared import Prepared, end_private
+from .prepared import Prepared, end_private, remember_long_data_error
 
 if TYPE_CHECKING:
     from .backend import Backend
@@ -37,12 +37,21 @@ _FOUND_ROWS = bytes((c.COM_QUERY,)) + b"SELECT FOUND_ROWS()"
 _ONLY_SOFT = frozenset((soft.SHOW_WARNINGS, _FOUND_ROWS))
 
 
+# Errors after which the server hangs up, or nobody knows what it reads next; and those among them that its client
+# has brought about, and loses its own connection for as with the server.
+_NOT_AGAIN = frozenset((c.ER_NET_PACKET_TOO_LARGE, c.ER_NET_PACKETS_OUT_OF_ORDER, c.ER_NET_READ_INTERRUPTED))
+_SERVER_HANGS_UP = _NOT_AGAIN | {c.ER_SERVER_SHUTDOWN, c.ER_CONNECTION_KILLED, c.ER_CLIENT_INTERACTION_TIMEOUT}
+
+
 def finish(backend: Backend, client: Client | None) -> None:
     """The response of the running command is complete."""
-    if client is None:
-        release.reset(backend)
-        return
     reader = backend.reader
+    if client is None:
+        if reader.error is not None and reader.error.code in _SERVER_HANGS_UP:
+            backend.hang_up("server_hung_up")
+        else:
+            release.reset(backend)
+        return
     status = reader.status
     statement = client.statement
     if (
@@ -75,6 +84,9 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
     """`finish` for a response that says something about the session."""
     verdict = client.verdict
     error = reader.error
+    if error is not None and (reader.cut_short or error.code in _SERVER_HANGS_UP):
+        _hung_up(client, backend, error)
+        return
     commands: list[bytes] = []
     if client.kind == PREPARE:
         _remember_prepared(client, backend, reader)
@@ -103,6 +115,8 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
     if statement is not None and statement.private and client.kind != NO_RESPONSE:
         open_cursor = reader.status is not None and reader.status & c.SERVER_STATUS_CURSOR_EXISTS
         if error is not None or not open_cursor or (reader.status or 0) & c.SERVER_STATUS_LAST_ROW_SENT:
+            if error is not None:
+                remember_long_data_error(statement, error)
             end_private(client, statement, backend)
     had_transaction = client.status & c.SERVER_STATUS_IN_TRANS
     if reader.status is not None:
@@ -151,6 +165,17 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
     backend.run_batch(commands, done)
 
 
+def _hung_up(client: Client, backend: Backend, error: Err) -> None:
+    """The answer was an ERR that ends the server's connection; the client has it."""
+    client.relay.stats.errors[(error.code, "server")] += 1
+    client.upload = client.backend = backend.client = None
+    backend.hang_up("server_hung_up")
+    if release.may_move(client) and not backend.reader.cut_short and error.code not in _NOT_AGAIN:
+        _outlive(client, backend)
+    else:
+        client.close("error")
+
+
 def _could_be_lost(client: Client, commands: list[bytes]) -> bool:
     """What was asked behind the statement was about soft state, or after an error of ordinary DML."""
     plain = client.verdict.flags & PLAIN
@@ -164,8 +189,10 @@ def _outlive(client: Client, backend: Backend) -> None:
     client.insert_id_backend = None
     client.busy = False
     client.statement = None
-    if client.buffer:
+    if client.buffer or client.paused:
         client.go_on()
+    if client.relay.draining:
+        client.close("drain")
 
 
 def _probe(client: Client) -> bytes:

@@ -133,7 +133,7 @@ class Backend(asyncio.Protocol):
                     self.broken("bytes behind the end of a response")
                 else:
                     aftercare.finish(self, client)
-            elif reader.local:
+            elif reader.local and (client is None or client.upload is None):
                 upload.file_wanted(self, client)
             return
         self._own_data(data)

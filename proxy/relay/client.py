@@ -68,6 +68,7 @@ class Client(asyncio.Protocol):
         "kind",
         "large",
         "last",
+        "last_prepared",
         "looping",
         "next_statement_id",
         "one_shot_transaction",
@@ -127,6 +128,7 @@ class Client(asyncio.Protocol):
         self.statement: Prepared | None = None
         self.statements: dict[int, Prepared] | None = None
         self.next_statement_id = 1
+        self.last_prepared = 0  # what MariaDB's statement id -1 means
         self.preparing = b""
         self.prepared_verdict: Verdict = PLAIN
         self.insert_id = 0
@@ -220,7 +222,7 @@ class Client(asyncio.Protocol):
         """Run one whole command. Hot: COM_QUERY goes straight to `lease.start`."""
         self.reply_seq = reply_seq
         if len(packet) == 4:
-            self.reply_error(c.ER_UNKNOWN_COMMAND, b"08S01", "Unknown command: an empty packet")
+            self.reply_error(c.ER_UNKNOWN_COMMAND, b"08S01", "Unknown command")
             return
         if packet[3]:
             self.malformed("Got packets out of order", c.ER_NET_PACKETS_OUT_OF_ORDER)
@@ -281,21 +283,24 @@ class Client(asyncio.Protocol):
         if self.statements is None:
             self.statements = {}
         self.statements[statement.virtual_id] = statement
+        self.last_prepared = statement.virtual_id
         self.next_statement_id += 1
 
     def _execute(self, packet: bytes) -> None:
         statement = self.statements.get(int.from_bytes(packet[5:9], "little")) if self.statements else None
-        if statement is None or len(packet) < 9:
-            statement = commands.find_statement(self, packet, "mysqld_stmt_execute")
+        if statement is None or len(packet) < 14:
+            statement = commands.find_statement(self, packet, "mysqld_stmt_execute", 9)
             if statement is None:
                 return
-        if len(packet) < 14:
-            self.malformed("COM_STMT_EXECUTE is too short", c.ER_MALFORMED_PACKET)
-            return
         if statement.failure is not None:
-            error, statement.failure = statement.failure, None
+            error = statement.failure
+            if not statement.stuck:
+                statement.failure = None
             self.reply(build_err(error.code, error.state or b"HY000", error.message))
             return
+        if statement.cursor and not packet[9] and not statement.long_data:
+            # MySQL takes no execution without a cursor behind one with it: its answer would have no rows and no end.
+            end_private(self, statement, self.backend)
         if packet[9]:
             statement.cursor = True  # it belongs to this client alone, so its statement must not be shared
         if statement.n_params and len(packet) > statement.flag_at and packet[statement.flag_at]:

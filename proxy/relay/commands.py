@@ -37,14 +37,15 @@ _FORWARDED = {
 }
 
 _NO_REPLICATION = "replication does not go through a pooler: connect to the server"
-_REFUSED = {
+_REFUSED_BY_BOTH = {c.COM_BINLOG_DUMP: _NO_REPLICATION, c.COM_REGISTER_SLAVE: _NO_REPLICATION}
+# What a server does not know it may say itself.
+_REFUSED_AS_MARIADB = _REFUSED_BY_BOTH | {
     c.COM_SHUTDOWN: "COM_SHUTDOWN is not passed on: stop the server itself, or mybouncer with SIGTERM",
-    c.COM_BINLOG_DUMP: _NO_REPLICATION,
+}
+_REFUSED_AS_MYSQL = _REFUSED_BY_BOTH | {
     c.COM_BINLOG_DUMP_GTID: _NO_REPLICATION,
-    c.COM_REGISTER_SLAVE: _NO_REPLICATION,
     c.COM_SUBSCRIBE_GROUP_REPLICATION_STREAM: _NO_REPLICATION,
     c.COM_CLONE: "cloning does not go through a pooler: connect to the server",
-    c.COM_STMT_BULK_EXECUTE: "bulk execution was not offered: send the rows one by one, or as one INSERT",
 }
 
 
@@ -56,10 +57,16 @@ def run(client: Client, command: int, packet: bytes) -> None:
         client.run(*forwarded)
     elif handler is not None:
         handler(client, packet)
-    elif command in _REFUSED:
-        client.reply_error(c.ER_NOT_SUPPORTED_YET, b"42000", _REFUSED[command])
     else:
-        client.reply_error(c.ER_UNKNOWN_COMMAND, b"08S01", "Unknown command")
+        refused = _REFUSED_AS_MARIADB if client.relay.profile.mariadb else _REFUSED_AS_MYSQL
+        if command in refused:
+            client.reply_error(c.ER_NOT_SUPPORTED_YET, b"42000", refused[command])
+        else:
+            _unknown(client)
+
+
+def _unknown(client: Client) -> None:
+    client.reply_error(c.ER_UNKNOWN_COMMAND, b"08S01", "Unknown command")
 
 
 def _ping(client: Client, _packet: bytes) -> None:
@@ -75,28 +82,48 @@ def _quit(client: Client, _packet: bytes) -> None:
 
 def _prepare(client: Client, packet: bytes) -> None:
     client.preparing = client.text(packet)
+    client.last_prepared = 0
     client.prepared_verdict = client.relay.classifier.classify(client.preparing, client.lex_mode())
     client.run(PLAIN, PREPARE)
 
 
-def find_statement(client: Client, packet: bytes, name: str) -> Prepared | None:
-    """The statement that a command names; None if there is none, and then an ERR was sent."""
+def find_statement(client: Client, packet: bytes, name: str, size: int = 4) -> Prepared | None:
+    """The statement that a command names, which has `size` bytes at least.
+
+    None if there is none, and then an ERR was sent if the command has an answer (`name` is its name in there).
+    """
+    if len(packet) < 5 + size and (size > 8 or not client.relay.profile.mariadb):
+        malformed(client)  # MariaDB looks at the length of an execution only
+        return None
     ident = int.from_bytes(packet[5:9], "little") if len(packet) >= 9 else 0
-    if ident == LAST_PREPARED and client.relay.profile.mariadb:
-        ident = client.next_statement_id - 1
-    statement = client.statements.get(ident) if client.statements else None
+    known = client.last_prepared if ident == LAST_PREPARED and client.relay.profile.mariadb else ident
+    statement = client.statements.get(known) if client.statements else None
     if statement is None and name:
+        name = name if client.relay.profile.mariadb else "mysql_stmt_precheck"
         text = f"Unknown prepared statement handler ({ident}) given to {name}"
         client.reply_error(c.ER_UNKNOWN_STMT_HANDLER, b"HY000", text)
     return statement
 
 
+def malformed(client: Client) -> None:
+    """A command that ends before its time; as with the server, the next one may be better."""
+    text = _in_flavour(client, "Malformed communication packet")
+    client.relay.count_malformed(client.address, text)
+    client.reply_error(c.ER_MALFORMED_PACKET, b"HY000", text)
+
+
+def _in_flavour(client: Client, text: str) -> str:
+    """MySQL ends some of its sentences with a full stop."""
+    return text if client.relay.profile.mariadb else text + "."
+
+
 def _fetch(client: Client, packet: bytes) -> None:
-    statement = find_statement(client, packet, "mysqld_stmt_fetch")
+    statement = find_statement(client, packet, "mysqld_stmt_fetch", 8)
     if statement is None:
         return
     if not statement.cursor or client.backend is None:
-        client.reply_error(1421, b"HY000", f"The statement ({statement.virtual_id}) has no open cursor.")
+        text = f"The statement ({int.from_bytes(packet[5:9], 'little')}) has no open cursor"
+        client.reply_error(c.ER_STMT_HAS_NO_OPEN_CURSOR, b"HY000", _in_flavour(client, text))
         return
     client.run(PLAIN, ROWS_ONLY, statement)
 
@@ -115,7 +142,7 @@ def _reset_statement(client: Client, packet: bytes) -> None:
     statement = find_statement(client, packet, "mysqld_stmt_reset")
     if statement is None:
         return
-    statement.failure = None
+    statement.failure, statement.stuck = None, False
     if statement.private:
         end_private(client, statement, client.backend)
     client.reply(build_ok(status=client.status))
@@ -129,8 +156,8 @@ def _maybe_release(client: Client) -> None:
 
 
 def _long_data(client: Client, packet: bytes) -> None:
-    statement = find_statement(client, packet, "")
-    if statement is None or statement.failure is not None:
+    statement = find_statement(client, packet, "", 6)
+    if statement is None or statement.failure is not None or len(packet) < 11:
         return
     statement.long_data = True
     client.run(PLAIN, NO_RESPONSE, statement)
@@ -140,9 +167,12 @@ def _long_data(client: Client, packet: bytes) -> None:
 
 
 def _set_option(client: Client, packet: bytes) -> None:
+    if len(packet) < 7 and not client.relay.profile.mariadb:
+        malformed(client)
+        return
     value = int.from_bytes(packet[5:7], "little")
-    if len(packet) != 7 or value > 1:
-        client.reply_error(c.ER_UNKNOWN_COMMAND, b"08S01", f"Unknown command: option {value}, 0 or 1 is allowed")
+    if value > 1:
+        _unknown(client)
         return
     client.settings = client.relay.settings.replace(client.settings, multi_statements=value == 0)
     client.reply(answers.end_of_data(deprecate_eof=client.deprecate_eof, status=client.status))

@@ -25,7 +25,6 @@ from proxy.session import pins
 from proxy.session.state import NEEDS_FRESH, restore_after_reset, restore_commands
 from proxy.session.verdict import KEEPS_DIAGNOSTICS, NEED_INSERT_ID, PINS_ON_SUCCESS
 from proxy.wire import constants as c
-from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Err
 from proxy.wire.response import NO_RESPONSE, QUERY
 
@@ -109,27 +108,24 @@ def _take_over(client: Client, backend: Backend) -> None:
 def send(client: Client, backend: Backend) -> None:
     """Write the client's command. From here on it may have been executed."""
     verdict = client.verdict
+    pinning = verdict.pins
     if backend.last_client is not client:
         _take_over(client, backend)
     if client.kind == QUERY and not verdict.flags & KEEPS_DIAGNOSTICS:
         client.last = backend  # from now on the client's soft state is here
         backend.spoiled = False
-    if verdict.pins and not verdict.flags & PINS_ON_SUCCESS:
-        client.add_pins(verdict.pins)
+    if pinning and not verdict.flags & PINS_ON_SUCCESS:
+        client.add_pins(pinning)
     packet = client.packet
     statement = client.statement
     if statement is not None:
         if statement.private:
             client.add_pins((pins.CURSOR if statement.cursor else 0) | (pins.LONG_DATA if statement.long_data else 0))
-        try:
-            statement_id = backend.statements[statement.key]
-            if packet[4] == c.COM_STMT_EXECUTE:
-                packet = execute_packet(packet, statement, statement_id, backend.bound)
-            else:
-                packet = packet[:5] + statement_id.to_bytes(4, "little") + packet[9:]
-        except ProtocolError as exc:
-            client.malformed(str(exc), exc.code)
-            return
+        statement_id = backend.statements[statement.key]
+        if packet[4] == c.COM_STMT_EXECUTE:
+            packet = execute_packet(packet, statement, statement_id, backend.bound)
+        else:
+            packet = packet[:5] + statement_id.to_bytes(4, "little") + packet[9:]
     client.packet = b""
     if client.kind == NO_RESPONSE:
         backend.transport.write(packet)
@@ -139,6 +135,8 @@ def send(client: Client, backend: Backend) -> None:
     reader.deprecate_eof = client.deprecate_eof
     reader.session_track = client.session_track
     reader.mid_status = client.status
+    if pinning and verdict.kind == b"call":
+        reader.mid_status |= c.SERVER_MORE_RESULTS  # each of its results is followed by its OK
     backend.send(packet, client.kind, client.next_statement_id)
 
 

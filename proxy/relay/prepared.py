@@ -11,8 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.session import pins
-from proxy.wire import constants as c
-from proxy.wire.framing import MAX_FRAME, ProtocolError, frame
+from proxy.wire.framing import MAX_FRAME, frame
 
 if TYPE_CHECKING:
     from proxy.session.state import Settings
@@ -37,6 +36,7 @@ class Prepared:
         "n_params",
         "settings",
         "shared_key",
+        "stuck",
         "text",
         "types",
         "verdict",
@@ -55,6 +55,7 @@ class Prepared:
         self.cursor = self.long_data = False
         self.shared_key: object = (text, settings, b"")
         self.failure: Err | None = None  # of long data, which has no answer: the execution's answer
+        self.stuck = False  # that was the server's, and with it every execution fails until the statement is reset
 
     @property
     def private(self) -> bool:
@@ -90,6 +91,15 @@ class Prepared:
                 self.shared_key = (self.text, self.settings, types)
 
 
+_LONG_DATA_ERRORS = (b"send_long_data", b"mysql_stmt_precheck")  # as the servers call the function that failed
+
+
+def remember_long_data_error(statement: Prepared, error: Err) -> None:
+    """An execution failed: if it is because of long data, so will all others until the statement is reset (B.4)."""
+    if statement.long_data and any(name in error.message for name in _LONG_DATA_ERRORS):
+        statement.failure, statement.stuck = error, True
+
+
 def _pairs(types: bytes) -> list[bytes]:
     return [types[i : i + 2] for i in range(0, len(types), 2)]
 
@@ -98,21 +108,18 @@ def execute_packet(packet: bytes, statement: Prepared, statement_id: int, bound:
     """Return the COM_STMT_EXECUTE frames of a client for a backend, where the statement has `statement_id`.
 
     Parameter types travel only when the client sends them anew; a backend may have been bound by someone else since
-    (`bound`: the types by statement id), so they are remembered, and put in where they are missing (B.4). Raises
-    ProtocolError for a malformed packet.
+    (`bound`: the types by statement id), so they are remembered, and put in where they are missing (B.4). One that
+    ends inside its parameters goes on as it is: what is wrong with it the server says.
     """
     ident = statement_id.to_bytes(4, "little")
     n = statement.n_params
-    if not n:
-        return packet[:5] + ident + packet[9:]
     flag_at = statement.flag_at
-    if len(packet) <= flag_at:
-        raise ProtocolError("COM_STMT_EXECUTE ends inside its parameters", c.ER_MALFORMED_PACKET)
+    if not n or len(packet) <= flag_at:
+        return packet[:5] + ident + packet[9:]
     if packet[flag_at]:
         types = packet[flag_at + 1 : flag_at + 1 + 2 * n]
-        if len(types) < 2 * n:
-            raise ProtocolError("COM_STMT_EXECUTE ends inside its parameter types", c.ER_MALFORMED_PACKET)
-        statement.types = bound[statement_id] = types
+        if len(types) == 2 * n:
+            statement.types = bound[statement_id] = types
         return packet[:5] + ident + packet[9:]
     if not statement.types or bound.get(statement_id) == statement.types:
         return packet[:5] + ident + packet[9:]

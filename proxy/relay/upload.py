@@ -35,7 +35,7 @@ def begin_large(client: Client) -> None:
     client.statement = None
     client.tries = 0
     if client.backend is not None:
-        large_data(client, b"")
+        reserved(client)
         return
     if not client.paused:
         client.paused = True

@@ -35,7 +35,7 @@ from .packets import (
 QUERY, PREPARE, ROWS_ONLY, SINGLE, STATISTICS = range(5)
 NO_RESPONSE = -1  # the server does not answer
 
-# Where in it we are; from _LOCAL on the server has nothing to say.
+# Where in it we are; in _LOCAL the server waits for a file, and has nothing to say but an ERR.
 _FIRST, _COLUMNS, _ROWS, _PREPARED_COLUMNS, _LOCAL, _DONE = range(6)
 
 # What servers track for a client that negotiated SESSION_TRACK and set nothing (C.2).
@@ -57,9 +57,13 @@ _NOTHING: tuple[tuple[int, bytes, bytes], ...] = ()
 class ResponseReader:
     """Reads one response. `begin` once per command, `feed` until `done`.
 
+    Before it, `mid_status` is what is known of the flags before rows come; SERVER_MORE_RESULTS in it says that the
+    command is a CALL.
+
     After the end: `status` (flags of the last OK or EOF, None if there was none), `error` (Err or None), `changes`
     (all session trackers, accumulated), `insert_id`, `affected`, `warnings`, `rows` (of the last result set),
-    `statement_id`, `n_params` (PREPARE), `local` (the server waits for a file), `extra` (bytes behind the end).
+    `statement_id`, `n_params` (PREPARE), `local` (the server waits for a file), `cut_short` (it did not wait for its
+    end but sent an ERR), `extra` (bytes behind the end).
     """
 
     __slots__ = (
@@ -77,6 +81,7 @@ class ResponseReader:
         "_virtual_id",
         "affected",
         "changes",
+        "cut_short",
         "deprecate_eof",
         "done",
         "error",
@@ -107,7 +112,7 @@ class ResponseReader:
         self._held = b""
         self._skip = self._left = self._left_columns = self._shift = 0
         self._cont = self._eof_due = False
-        self.done = self.local = self.had_rows = self._file_passed = False
+        self.done = self.local = self.cut_short = self.had_rows = self._file_passed = False
         self.status: int | None = None
         self.error: Err | None = None
         self.changes: tuple[tuple[int, bytes, bytes], ...] = _NOTHING
@@ -212,6 +217,18 @@ class ResponseReader:
                         if self.done:
                             break
                         continue
+                    if self._eof_due:
+                        # The first row: now it is certain that no cursor was opened, whose one EOF stands for both.
+                        early = self._early_status(data, after, size)
+                        if early < 0:
+                            break
+                        parts.append(src[mark:pos])
+                        parts.append(self._inserted_eof((data[pos + 3] - 1) & 0xFF, early))
+                        mark = pos
+                        shift = self._shift
+                        if src is data:
+                            src = bytearray(data)
+                        self._eof_due = False
                     rows += 1
                 elif phase == _COLUMNS and first != 0xFF:
                     self._left -= 1
@@ -240,7 +257,7 @@ class ResponseReader:
                         if not self.deprecate_eof:
                             parts.append(src[mark:pos])
                             mark = pos
-                            parts.append(self._inserted_eof(data[after - size - 1]))
+                            parts.append(self._inserted_eof(data[after - size - 1], self.mid_status))
                             shift = self._shift
                             if src is data:
                                 src = bytearray(data)
@@ -272,21 +289,26 @@ class ResponseReader:
                     pos = after
                     shift = self._shift
                     phase = self._phase
-                    if self.done or self.local:
+                    if self.done:
                         break
                     continue
+                elif phase == _LOCAL:
+                    if first != 0xFF:
+                        raise ProtocolError("server went on before it had the file", c.ER_MALFORMED_PACKET)
+                    if after > end:
+                        break
+                    replaced = self._fail(data[pos + 4 : after], data[pos + 3])
+                    if replaced is not None:
+                        parts.append(src[mark:pos])
+                        parts.append(replaced)
+                        mark = after
+                    pos = after
+                    self.local = False
+                    self.cut_short = True
+                    break
                 else:
-                    break  # behind the end, or a file is awaited: see below
+                    break  # behind the end
                 cont = size == MAX_FRAME
-            if self._eof_due:
-                # The first row: now it is certain that no cursor was opened, whose one EOF stands for both.
-                parts.append(src[mark:pos])
-                parts.append(self._inserted_eof((data[pos + 3] - 1) & 0xFF))
-                mark = pos
-                shift = self._shift
-                if src is data:
-                    src = bytearray(data)
-                self._eof_due = False
             if shift:
                 src[pos + 3] = (data[pos + 3] + shift) & 0xFF  # type: ignore[index]
             if after > end:
@@ -298,9 +320,6 @@ class ResponseReader:
         self._cont = cont
         if self.done:
             self.extra += end - pos
-        elif self.local:
-            if pos < end:
-                raise ProtocolError("server went on before it had the file", c.ER_MALFORMED_PACKET)
         else:
             self._held = data[pos:]
         if not parts and src is data:
@@ -342,10 +361,27 @@ class ResponseReader:
             data[last + 7 : last + 9],
         )
 
-    def _inserted_eof(self, seq: int) -> bytes:
+    def _early_status(self, data: bytes, after: int, size: int) -> int:
+        """The flags of the EOF before the rows; below 0 when more of `data` is needed to tell.
+
+        In a CALL the row may be that of the OUT parameters, which their receivers know by this EOF; ours know it by
+        the packet behind the row.
+        """
+        status = self.mid_status
+        if not status & c.SERVER_MORE_RESULTS or size == MAX_FRAME:
+            return status
+        if len(data) < after + 5:
+            return -1
+        end = after + 4 + (data[after] | data[after + 1] << 8 | data[after + 2] << 16)
+        if data[after + 4] != 0xFE or end - after >= MAX_FRAME:
+            return status
+        if len(data) < end:
+            return -1
+        return status | parse_ok(data[after + 4 : end]).status & c.SERVER_PS_OUT_PARAMS
+
+    def _inserted_eof(self, seq: int, status: int) -> bytes:
         """An EOF packet behind the server's packet `seq`; everything later moves on by one."""
         self._shift = (self._shift + 1) & 0xFF
-        status = self.mid_status
         return bytes((5, 0, 0, (seq + self._shift) & 0xFF, 0xFE, 0, 0, status & 0xFF, status >> 8 & 0xFF))
 
     def _packet(self, payload: bytes, seq: int) -> bytes:
@@ -418,7 +454,7 @@ class ResponseReader:
             out = b""
             if self._eof_due:
                 self._eof_due = False
-                out = self._inserted_eof((seq - 1) & 0xFF)
+                out = self._inserted_eof((seq - 1) & 0xFF, self.mid_status)
             failed = self._fail(payload, seq)
             # After 256 inserted packets `_shift` is 0 again, yet the one just inserted must go out.
             return out + (failed or self._packet(payload, seq)) if out else failed
@@ -429,7 +465,7 @@ class ResponseReader:
         if self._eof_due:
             self._eof_due = False
             if not status & c.SERVER_STATUS_CURSOR_EXISTS:
-                out = self._inserted_eof((seq - 1) & 0xFF)
+                out = self._inserted_eof((seq - 1) & 0xFF, self.mid_status)
         if status & c.SERVER_MORE_RESULTS:
             self._phase = _FIRST
         else:

@@ -89,6 +89,7 @@ class Result:
     info: bytes = b""
     trackers: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     has_rows: bool = False
+    wants_file: bool = False  # LOAD DATA LOCAL: the answer goes on when the file has been sent
 
     @property
     def code(self) -> int:
@@ -229,6 +230,15 @@ class Raw:
         except ConnectionResetError:
             return True
 
+    @property
+    def next_seq(self) -> int:
+        """The sequence id of the next packet, whoever sends it."""
+        return self._reader.expect
+
+    @next_seq.setter
+    def next_seq(self, seq: int) -> None:
+        self._reader.expect = seq & 0xFF
+
     def expect_answer(self, frames: int = 1) -> None:
         """The next answer belongs to a command of so many frames."""
         self._reader.expect = frames & 0xFF
@@ -241,6 +251,7 @@ class Raw:
         while True:
             result = self._result(binary)
             found.append(result)
+            assert not result.wants_file, "the server wants a file"
             if result.error is not None or not result.status & c.SERVER_MORE_RESULTS:
                 return found
 
@@ -262,6 +273,10 @@ class Raw:
         assert len(packet) == 5, packet
         return Result(warnings=packet[1] | packet[2] << 8, status=packet[3] | packet[4] << 8)
 
+    def _middle(self, packet: bytes) -> Result:
+        """The EOF between columns and rows."""
+        return self._end(packet)
+
     def _is_end(self, packet: bytes) -> bool:
         return packet[0] == 0xFE and (len(packet) < MAX_FRAME if self.deprecate_eof else len(packet) < 9)
 
@@ -273,13 +288,14 @@ class Raw:
             return self._ok(packet)
         if self._is_end(packet):
             return self._end(packet)
-        assert packet[0] != 0xFB, "the server wants a file"
+        if packet[0] == 0xFB:
+            return Result(wants_file=True)
         count, _ = read_lenenc_int(packet, 0)
         columns = [self.read_packet() for _ in range(count)]
         if not self.deprecate_eof:
             eof = self.read_packet()
             assert self._is_end(eof), eof
-            early = self._end(eof)
+            early = self._middle(eof)
             if early.status & c.SERVER_STATUS_CURSOR_EXISTS:
                 early.columns, early.has_rows = columns, True
                 return early
@@ -394,6 +410,10 @@ class Raw:
         """COM_FIELD_LIST: the definitions come as rows, raw."""
         self.send(b"\x04" + table.encode() + b"\0")
         self.expect_answer()
+        return self.fields()
+
+    def fields(self) -> Result:
+        """The answer to COM_FIELD_LIST."""
         found: list[bytes] = []
         while True:
             packet = self.read_packet()

@@ -121,8 +121,18 @@ def test_unknown_commands_are_answered_without_a_backend(world: World, command: 
     assert not world.servers
 
 
-@pytest.mark.parametrize("command", [c.COM_SHUTDOWN, c.COM_BINLOG_DUMP, c.COM_REGISTER_SLAVE, c.COM_STMT_BULK_EXECUTE])
-def test_what_is_not_passed_on_is_refused_in_words(world: World, command: int):
+@pytest.mark.parametrize(
+    ("command", "mariadb"),
+    [
+        (c.COM_SHUTDOWN, True),
+        (c.COM_BINLOG_DUMP, True),
+        (c.COM_REGISTER_SLAVE, False),
+        (c.COM_BINLOG_DUMP_GTID, False),
+        (c.COM_CLONE, False),
+    ],
+)
+def test_what_is_not_passed_on_is_refused_in_words(make_world, command: int, mariadb: bool):
+    world = make_world(mariadb=mariadb)
     app = world.app()
     app.send(bytes((command,)))
     error = app.error()
@@ -130,10 +140,20 @@ def test_what_is_not_passed_on_is_refused_in_words(world: World, command: int):
     assert not world.servers
 
 
-def test_a_wrong_option_is_an_unknown_command(world: World):
+@pytest.mark.parametrize(("command", "mariadb"), [(c.COM_SHUTDOWN, False), (c.COM_CLONE, True)])
+def test_what_this_server_does_not_have_is_an_unknown_command(make_world, command: int, mariadb: bool):
+    app = make_world(mariadb=mariadb).app()
+    app.send(bytes((command,)))
+    assert app.error().code == c.ER_UNKNOWN_COMMAND
+
+
+def test_a_wrong_option_is_an_unknown_command_and_half_an_option_is_malformed(world: World):
     app = world.app()
     app.send(bytes((c.COM_SET_OPTION, 7, 0)))
     assert app.error().code == c.ER_UNKNOWN_COMMAND
+    app.send(bytes((c.COM_SET_OPTION, 1)))
+    assert app.error().code == c.ER_MALFORMED_PACKET
+    assert not app.closed
 
 
 @pytest.mark.parametrize(
@@ -195,6 +215,21 @@ def test_a_large_command_in_a_transaction_is_read_at_once(make_world):
     server.ok(status=IN_TRANS)
     data = frame(query(b"SELECT '%s'" % (b"x" * 5000)))
     app.raw(data[:2000])
+    assert app.transport.reading
+    app.raw(data[2000:])
+    assert server.take() == [data[4:]]
+
+
+def test_a_large_command_sent_ahead_in_a_transaction_is_read_to_its_end(make_world):
+    world = make_world(session__request_buffer="1KiB")
+    app = world.app()
+    app.query(b"BEGIN")
+    server = world.server
+    server.take()
+    data = frame(query(b"SELECT '%s'" % (b"x" * 5000)))
+    app.raw(data[:2000])
+    assert not app.transport.reading  # BEGIN has no answer yet
+    server.ok(status=IN_TRANS)
     assert app.transport.reading
     app.raw(data[2000:])
     assert server.take() == [data[4:]]
@@ -364,6 +399,49 @@ def test_a_server_that_takes_no_more_of_a_file_stops_the_client(world: World):
     assert app.transport.reading
     app.raw(frame(b"", 2))
     server.send(frame(build_ok(1), 3))
+
+
+def test_a_file_that_the_server_breaks_off_ends_both_connections_behind_its_error(world: World):
+    app, server = load(world)
+    app.raw(frame(b"\x03SELECT 1", 0))  # no file: the client has given up, and forgotten that it was asked
+    assert server.transport.take() == frame(b"\x03SELECT 1", 0)
+    server.send(frame(build_err(1156, "08S01", "Got packets out of order"), 2))
+    assert packets(app.transport.take()) == [(2, build_err(1156, "08S01", "Got packets out of order"))]
+    assert app.closed
+    assert server.transport.eof and server.slot == "closing"
+    server.die()
+    assert server.slot == "free"
+
+
+@pytest.mark.parametrize("code", [1053, 1927, 4031])
+def test_a_server_that_hangs_up_behind_its_error_costs_a_free_client_nothing(world: World, code: int):
+    app = world.app()
+    server = world.settled(app)
+    app.query(b"SELECT 2")
+    server.take()
+    server.err(code, state=b"08S01")
+    assert app.error().code == code
+    assert server.slot == "closing" and not app.closed
+    app.query(b"SELECT 3")
+    assert world.server is not server
+    server.die()
+
+
+@pytest.mark.parametrize("code", [1053, 1153])
+def test_a_server_that_hangs_up_in_a_transaction_or_on_its_client_ends_the_client(world: World, code: int):
+    app = world.app()
+    app.query(b"BEGIN" if code == 1053 else b"SELECT 1")
+    server = world.server
+    server.take()
+    if code == 1053:
+        server.ok(status=IN_TRANS)
+        app.take()
+        app.query(b"SELECT 1")
+        server.take()
+    server.err(code, state=b"08S01")
+    assert app.error().code == code
+    assert app.closed
+    server.die()
 
 
 def test_a_file_that_the_client_did_not_offer_breaks_the_backend(world: World):

@@ -11,6 +11,8 @@ from proxy.wire.packets import parse_err
 from tests.relay.world import (
     AUTOCOMMIT,
     IN_TRANS,
+    PROBE,
+    SHOW_WARNINGS,
     App,
     Server,
     World,
@@ -151,15 +153,29 @@ def test_clients_with_the_same_statement_do_not_share_its_types(make_world, mari
 
 
 @pytest.mark.parametrize("body", [b"", b"\0", b"\0\x01", b"\0\x01\x08"])
-def test_an_execution_that_ends_inside_its_parameters_ends_the_connection(world: World, body: bytes):
+def test_an_execution_that_ends_inside_its_parameters_is_the_servers_to_judge(world: World, body: bytes):
     app = world.app()
     server = prepared(world, app)
     app.send(execute(1, body))
+    assert server.take() == [execute(77, body)]
+    server.err(1835, state=b"HY000")
     assert app.error().code == c.ER_MALFORMED_PACKET
-    assert app.closed
-    assert len(server.take()) == 2  # reset
-    server.ok(2)
-    assert server.slot == "idle"
+    assert not app.closed
+
+
+@pytest.mark.parametrize("mariadb", [False, True])
+def test_a_command_that_is_too_short_is_answered_in_the_servers_words(make_world, mariadb: bool):
+    world = make_world(mariadb=mariadb)
+    app = world.app()
+    prepared(world, app)
+    app.send(execute(1)[:9], bytes((c.COM_PING,)))
+    error, ok = app.take()
+    assert parse_err(error).message == b"Malformed communication packet" + (b"" if mariadb else b".")
+    assert ok[0] == 0
+    app.send(bytes((c.COM_STMT_SEND_LONG_DATA, 1, 0, 0, 0, 0)), bytes((c.COM_STMT_CLOSE, 1)))
+    assert len(app.take()) == (0 if mariadb else 2)
+    assert not app.client.pins
+    assert world.server.take() == []
 
 
 def test_the_last_prepared_statement_has_a_number_of_its_own_on_mariadb(make_world):
@@ -170,6 +186,17 @@ def test_the_last_prepared_statement_has_a_number_of_its_own_on_mariadb(make_wor
     world.server.take()
     world.server.prepared(77, 1, 1)
     assert world.server.take() == [execute(77, bound(b"12345678", LONG_TYPE))]
+
+
+def test_behind_a_prepare_that_fails_there_is_no_last_prepared_statement(make_world):
+    world = make_world(mariadb=True)
+    app = world.app()
+    server = prepared(world, app)
+    app.send(prepare(b"DELETE FRO t"), execute(0xFFFFFFFF, bound(b"12345678", LONG_TYPE)))
+    assert server.take() == [prepare(b"DELETE FRO t")]
+    server.err(1064)
+    assert [parse_err(payload).code for payload in app.take()] == [1064, c.ER_UNKNOWN_STMT_HANDLER]
+    assert server.take() == []
 
 
 def test_unknown_ids_are_answered_as_the_server_does(world: World):
@@ -415,6 +442,16 @@ def test_a_cursor_that_is_not_opened_holds_nothing(world: World):
     assert server.slot == "idle"
 
 
+def test_an_execution_without_a_cursor_ends_the_one_there_is(world: World):
+    app = world.app()
+    server = prepared(world, app, text=b"SELECT a FROM t", params=0)
+    open_cursor(world, app, server)
+    app.send(execute(1))
+    assert server.take() == [on_statement(c.COM_STMT_CLOSE, 90), execute(77)]
+    server.rows(b"1")
+    assert server.slot == "idle"
+
+
 def test_a_cursor_that_gets_no_backend_pins_nothing(make_world):
     world = make_world(cap=1, queue__timeout="1s")
     app = world.app()
@@ -455,6 +492,35 @@ def test_a_pinned_client_between_long_data_and_execution_keeps_its_lease(world: 
     assert server.slot == "leased" and not app.client.busy
     app.send(on_statement(c.COM_STMT_CLOSE, 1))
     assert server.slot == "idle"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"Incorrect arguments to mysqld_stmt_send_long_data",
+        b"Incorrect arguments to mysql_stmt_precheck",
+        b"Parameter of prepared statement which is set through mysql_send_long_data() is longer than allowed",
+    ],
+)
+def test_an_error_of_long_data_is_every_executions_until_the_statement_is_reset(world: World, text: bytes):
+    app = world.app()
+    server = prepared(world, app)
+    run = execute(1, bound(b"\x01a", VAR_STRING))
+    app.send(on_statement(c.COM_STMT_SEND_LONG_DATA, 1, b"\x07\0abc"), run)
+    server.take()
+    server.prepared(90, 1, 1)
+    server.take()
+    server.err(1210, text, b"HY000")
+    assert server.take() == [on_statement(c.COM_STMT_CLOSE, 90), SHOW_WARNINGS, PROBE]
+    server.rows(columns=3)
+    server.eof()
+    app.take()
+    assert server.slot == "idle"
+    app.send(run, on_statement(c.COM_STMT_SEND_LONG_DATA, 1, b"\0\0abc"), run)
+    assert [parse_err(payload).message for payload in app.take()] == [text] * 2
+    assert server.take() == []
+    app.send(on_statement(c.COM_STMT_RESET, 1), run)
+    assert server.take() == [execute(77, bound(b"\x01a", VAR_STRING))]
 
 
 def test_long_data_that_gets_no_backend_is_the_error_of_the_execution(make_world):

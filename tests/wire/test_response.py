@@ -25,6 +25,7 @@ from proxy.wire.packets import Err
 Tracker = tuple[int, bytes, bytes]
 
 IN_TRANS, AUTOCOMMIT, MORE, CURSOR, LAST_ROW, CHANGED = 0x0001, 0x0002, 0x0008, 0x0040, 0x0080, 0x4000
+OUT_PARAMS = 0x1000
 MID_STATUS = AUTOCOMMIT | IN_TRANS
 MAX = 0xFFFFFF
 VIRTUAL_ID = 0x01020304
@@ -127,17 +128,21 @@ class Error:
 
 @dataclass(frozen=True)
 class Rows:
-    """A result set. With `cursor` the rows stay at the server: one ending stands for both."""
+    """A result set. With `cursor` the rows stay at the server: one ending stands for both.
+
+    `early` are flags that the EOF before the rows has as well.
+    """
 
     columns: tuple[bytes, ...]
     rows: tuple[bytes, ...] = ()
     end: Ok | Error = Ok()
     cursor: bool = False
+    early: int = 0
 
     def packets(self, to: Dialect) -> list[bytes]:
         out = [number(len(self.columns)), *map(column, self.columns)]
         if not to.deprecate_eof and not self.cursor:
-            out.append(b"\xfe" + struct.pack("<HH", 0, MID_STATUS))
+            out.append(b"\xfe" + struct.pack("<HH", 0, MID_STATUS | self.early))
         return [*out, *self.rows, self.end.ending(to)]
 
 
@@ -212,6 +217,7 @@ class Exchange:
     kind: int
     parts: tuple[Part, ...]
     first_seq: int = 1
+    early: int = 0  # what the reader is told of the flags, over MID_STATUS
 
     def as_sent_to(self, to: Dialect) -> list[bytes]:
         """The server's bytes, one item for each stretch that is not interrupted by a file of the client."""
@@ -256,11 +262,11 @@ def more(part: Ok) -> Ok:
 # How it is fed ----------------------------------------------------------------------------------------------------
 
 
-def reader_for(client: Dialect, kind: int) -> r.ResponseReader:
+def reader_for(client: Dialect, kind: int, early: int = 0) -> r.ResponseReader:
     reader = r.ResponseReader()
     reader.deprecate_eof = client.deprecate_eof
     reader.session_track = client.session_track
-    reader.mid_status = MID_STATUS
+    reader.mid_status = MID_STATUS | early
     reader.begin(kind, VIRTUAL_ID)
     return reader
 
@@ -283,7 +289,7 @@ Chop = Callable[[bytes], list[bytes]]
 
 def follow(exchange: Exchange, client: Dialect, chop: Chop = whole) -> r.ResponseReader:
     """Feed the backend's bytes as `chop` cuts them, twice: the second time the columns are known. Check everything."""
-    reader = reader_for(client, exchange.kind)
+    reader = reader_for(client, exchange.kind, exchange.early)
     follow_once(reader, exchange, client, chop)
     reader.begin(exchange.kind, VIRTUAL_ID)
     follow_once(reader, exchange, client, chop)
@@ -323,7 +329,7 @@ def check_trailing_bytes(exchange: Exchange, client: Dialect, cuts: Sequence[int
     behind = b"\x07\0\0\1\0\0\0\2\0\0\0"
     chops: list[Chop] = [whole, bytewise, lambda data: cut(data, cuts)]
     for chop in chops:
-        reader = reader_for(client, exchange.kind)
+        reader = reader_for(client, exchange.kind, exchange.early)
         if chop is whole:
             follow_once(reader, exchange, client, whole)
             reader.begin(exchange.kind, VIRTUAL_ID)
@@ -411,6 +417,18 @@ EXCHANGES = {
             Ok(status=IN_TRANS, warnings=3, trackers=HEARD),
         ),
     ),
+    "call, of which it is known": Exchange(
+        r.QUERY,
+        (
+            Rows((b"a",), (b"\0\0a", b"\0\0b"), more(Ok(trackers=MIXED)), early=MORE),
+            Rows((b"a",), (b"\0\0a",), more(Ok()), early=MORE),
+            Rows((b"a",), (), more(Ok()), early=MORE),
+            Rows((b"o",), (b"\0\0a",), Ok(status=MORE | OUT_PARAMS, trackers=UNHEARD), early=MORE | OUT_PARAMS),
+            Ok(trackers=HEARD),
+        ),
+        early=MORE,
+    ),
+    "call that fails behind a row": Exchange(r.QUERY, (Rows((b"a",), (b"\0\0a",), Error(), early=MORE),), early=MORE),
     "ok, rows, error": Exchange(r.QUERY, (more(Ok(2, 9)), replace(SELECT, end=more(Ok())), Error())),
     "oks": Exchange(r.QUERY, (more(Ok(2, 9, trackers=MIXED)), more(Ok(1, 0)), Ok(5, 0, trackers=HEARD))),
     "infile": Exchange(r.QUERY, (Infile(), Ok(2, info=b"Records: 2"))),
@@ -468,6 +486,7 @@ def test_a_chunk_that_needs_no_change_is_handed_on_as_it_is() -> None:
 def test_a_reader_is_used_again_and_remembers_nothing() -> None:
     reader = reader_for(CLIENTS[3], r.QUERY)
     for exchange in EXCHANGES.values():
+        reader.mid_status = MID_STATUS | exchange.early
         reader.begin(exchange.kind, VIRTUAL_ID)
         for i, (said, due) in enumerate(
             zip(exchange.as_sent_to(BACKEND), exchange.as_sent_to(CLIENTS[3]), strict=True)
@@ -494,7 +513,24 @@ def test_a_server_that_goes_on_before_it_has_the_file_is_refused(client: Dialect
     assert reader.local
     assert not reader.done
     assert reader.feed(b"") == b""
-    assert feed_all(reader_for(client, r.QUERY), chop(asked + b"\0")) is None
+    for more_of_it in (b"\0\0\0\2", framed([b"\0\0\0\2\0\0\0"]), framed([b"\1"]), framed([b"\xfbx"])):
+        assert feed_all(reader_for(client, r.QUERY), chop(asked + more_of_it + b"\0")) is None
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=str)
+@pytest.mark.parametrize("chop", [whole, bytewise])
+def test_a_server_may_end_the_response_with_an_error_before_it_has_the_file(client: Dialect, chop: Chop) -> None:
+    exchange = Exchange(r.QUERY, (replace(SELECT, end=more(Ok())), Infile(), Error(1156, b"08S01", b"order")))
+    asked, refused = exchange.as_sent_to(BACKEND)
+    due = exchange.as_sent_to(client)
+    reader = reader_for(client, r.QUERY)
+    assert b"".join(reader.feed(chunk) for chunk in chop(asked)) == due[0]
+    assert b"".join(reader.feed(chunk) for chunk in chop(refused)) == due[1]
+    assert reader.cut_short
+    exchange.check_attributes(reader)
+    reader = reader_for(client, r.QUERY)
+    assert feed_all(reader, chop(asked + refused)) == b"".join(due)
+    assert reader.cut_short
 
 
 # Large packets ----------------------------------------------------------------------------------------------------
