@@ -249,7 +249,11 @@ class Accounts:
         if profile.greeting is None:
             self.relay.seen(greeting)
         if not profile.learned:
-            profile.learn(await backend.run(profile.questions()))
+            answers = await backend.run(profile.questions())
+            error = next((answer.error for answer in answers if answer.error is not None), None)
+            if error is not None:
+                raise Refused(error)  # as for an account whose password has expired
+            profile.learn(answers)
             self.relay.adjust_cap()
         tracked, limits = await backend.run((profile.track_command, _LIMITS_OF_SESSION))
         if tracked.error is not None:

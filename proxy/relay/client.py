@@ -293,10 +293,7 @@ class Client(asyncio.Protocol):
             if statement is None:
                 return
         if statement.failure is not None:
-            error = statement.failure
-            if not statement.stuck:
-                statement.failure = None
-            self.reply(build_err(error.code, error.state or b"HY000", error.message))
+            self.fail_execution(statement)
             return
         if statement.cursor and not packet[9] and not statement.long_data:
             # MySQL takes no execution without a cursor behind one with it: its answer would have no rows and no end.
@@ -311,6 +308,14 @@ class Client(asyncio.Protocol):
         self.tries = 0
         self.busy = True
         lease.start(self)
+
+    def fail_execution(self, statement: Prepared) -> None:
+        """Long data has failed, which had no answer: here it is."""
+        error = statement.failure
+        assert error is not None
+        if not statement.stuck:
+            statement.failure = None
+        self.reply(build_err(error.code, error.state or b"HY000", error.message))
 
     # Waiting
 

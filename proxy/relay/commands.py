@@ -16,7 +16,7 @@ from proxy.wire.packets import build_ok, parse_change_user
 from proxy.wire.response import NO_RESPONSE, PREPARE, QUERY, ROWS_ONLY, SINGLE, STATISTICS
 
 from . import answers, release
-from .prepared import LAST_PREPARED, Prepared, end_private
+from .prepared import BULK_HEAD, LAST_PREPARED, Prepared, end_private, remember_bulk_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ def find_statement(client: Client, packet: bytes, name: str, size: int = 4) -> P
 
     None if there is none, and then an ERR was sent if the command has an answer (`name` is its name in there).
     """
-    if len(packet) < 5 + size and (size > 8 or not client.relay.profile.mariadb):
+    if len(packet) < 5 + size and ("execute" in name or not client.relay.profile.mariadb):
         malformed(client)  # MariaDB looks at the length of an execution only
         return None
     ident = int.from_bytes(packet[5:9], "little") if len(packet) >= 9 else 0
@@ -115,6 +115,25 @@ def malformed(client: Client) -> None:
 def _in_flavour(client: Client, text: str) -> str:
     """MySQL ends some of its sentences with a full stop."""
     return text if client.relay.profile.mariadb else text + "."
+
+
+def _bulk_execute(client: Client, packet: bytes) -> None:
+    """MariaDB: one statement for many rows of parameters."""
+    if not client.relay.profile.mariadb:
+        _unknown(client)
+        return
+    if len(packet) >= 5 + BULK_HEAD and not client.capabilities & c.MARIADB_CLIENT_STMT_BULK_OPERATIONS:
+        text = "This command is not supported in the prepared statement protocol yet"
+        client.reply_error(c.ER_UNSUPPORTED_PS, b"HY000", text)
+        return
+    statement = find_statement(client, packet, "mysqld_stmt_execute", BULK_HEAD)
+    if statement is None:
+        return
+    if statement.failure is not None:
+        client.fail_execution(statement)
+        return
+    remember_bulk_types(statement, packet)
+    client.run(statement.verdict, QUERY, statement)
 
 
 def _fetch(client: Client, packet: bytes) -> None:
@@ -232,6 +251,7 @@ _HANDLERS: dict[int, Callable[[Client, bytes], None]] = {
     c.COM_PROCESS_KILL: _process_kill,
     c.COM_CHANGE_USER: _change_user,
     c.COM_STMT_PREPARE: _prepare,
+    c.COM_STMT_BULK_EXECUTE: _bulk_execute,
     c.COM_STMT_SEND_LONG_DATA: _long_data,
     c.COM_STMT_CLOSE: _close_statement,
     c.COM_STMT_RESET: _reset_statement,

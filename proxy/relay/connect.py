@@ -49,6 +49,7 @@ KEY = (
     | c.CLIENT_MULTI_RESULTS
     | c.CLIENT_PS_MULTI_RESULTS
     | c.CLIENT_IGNORE_SPACE
+    | c.MARIADB_CLIENT_STMT_BULK_OPERATIONS
 )
 
 # A server whose host has vanished is found out within 11 seconds, whether or not we are sending. One that works on a
@@ -241,9 +242,8 @@ def set_user_timeout(transport: asyncio.Transport, on: bool) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT if on else 0)
 
 
-def _capabilities(greeting: Greeting, key: int, secured: bool) -> int:
-    wanted = ALWAYS | key | (c.CLIENT_SSL if secured else 0)
-    return wanted & (greeting.capabilities | c.CLIENT_LONG_PASSWORD)
+def _capabilities(greeting: Greeting, key: int, tls: bool) -> int:
+    return (ALWAYS | key | (c.CLIENT_SSL if tls else 0)) & greeting.capabilities
 
 
 async def _log_in(exchange: Exchange, greeting: Greeting, user: bytes, key: int, collation_id: int) -> None:

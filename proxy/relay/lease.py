@@ -29,7 +29,7 @@ from proxy.wire.packets import Err
 from proxy.wire.response import NO_RESPONSE, QUERY
 
 from . import release, soft
-from .prepared import Prepared, execute_packet
+from .prepared import Prepared, bulk_packet, execute_packet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,6 +124,8 @@ def send(client: Client, backend: Backend) -> None:
         statement_id = backend.statements[statement.key]
         if packet[4] == c.COM_STMT_EXECUTE:
             packet = execute_packet(packet, statement, statement_id, backend.bound)
+        elif packet[4] == c.COM_STMT_BULK_EXECUTE:
+            packet = bulk_packet(packet, statement, statement_id, backend.bound)
         else:
             packet = packet[:5] + statement_id.to_bytes(4, "little") + packet[9:]
     client.packet = b""

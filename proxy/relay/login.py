@@ -48,9 +48,11 @@ _FAST_OK = b"\x01\x03"
 _FULL = b"\x01\x04"
 _WANTS_KEY = b"\x02"
 
-# What clients may not have yet, because it changes packets that we read or could not move (protocol.md A.2).
+# What clients may not have, because it changes packets that we read or could not move, or nothing here does it
+# (protocol.md A.2).
 MASKED = (
-    c.CLIENT_COMPRESS
+    c.CLIENT_CAN_HANDLE_EXPIRED_PASSWORDS
+    | c.CLIENT_COMPRESS
     | c.CLIENT_ZSTD_COMPRESSION
     | c.CLIENT_OPTIONAL_RESULTSET_METADATA
     | c.CLIENT_QUERY_ATTRIBUTES
@@ -58,6 +60,7 @@ MASKED = (
     | c.CLIENT_CAPABILITY_EXTENSION
     | c.CLIENT_SSL_VERIFY_SERVER_CERT
     | c.CLIENT_REMEMBER_OPTIONS
+    | (c.MARIADB_CLIENT_ALL & ~c.MARIADB_CLIENT_STMT_BULK_OPERATIONS)
 )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.session import pins
+from proxy.wire import constants as c
 from proxy.wire.framing import MAX_FRAME, frame
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .client import Client
 
 LAST_PREPARED = 0xFFFFFFFF  # MariaDB: "the statement prepared last"
+BULK_HEAD = 6  # bytes of a COM_STMT_BULK_EXECUTE before its types: statement id and flags
 
 
 class Prepared:
@@ -128,6 +130,26 @@ def execute_packet(packet: bytes, statement: Prepared, statement_id: int, bound:
     payload = packet[4:] if size < MAX_FRAME else join_frames(packet)
     flag_at -= 4
     return frame(payload[:1] + ident + payload[5:flag_at] + b"\x01" + statement.types + payload[flag_at + 1 :])
+
+
+def remember_bulk_types(statement: Prepared, packet: bytes) -> None:
+    """The types of a COM_STMT_BULK_EXECUTE hold for the executions behind it, in bulk or not."""
+    types = packet[11 : 11 + 2 * statement.n_params]
+    if packet[9] & c.STMT_BULK_SEND_TYPES and len(types) == 2 * statement.n_params:
+        statement.types = types
+
+
+def bulk_packet(packet: bytes, statement: Prepared, statement_id: int, bound: dict[int, bytes]) -> bytes:
+    """`execute_packet` for COM_STMT_BULK_EXECUTE, whose types come before all rows."""
+    ident = statement_id.to_bytes(4, "little")
+    types = statement.types
+    if packet[9] & c.STMT_BULK_SEND_TYPES or not types or bound.get(statement_id) == types:
+        bound[statement_id] = types
+        return packet[:5] + ident + packet[9:]
+    bound[statement_id] = types
+    payload = join_frames(packet)
+    flags = bytes((payload[5] | c.STMT_BULK_SEND_TYPES, payload[6]))
+    return frame(payload[:1] + ident + flags + types + payload[1 + BULK_HEAD :])
 
 
 def join_frames(packet: bytes) -> bytes:

@@ -62,7 +62,7 @@ def _read_nul_str(data: bytes, pos: int) -> tuple[bytes, int]:
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """HandshakeV10, the server's first packet. `nonce` is 20 bytes."""
+    """HandshakeV10, the server's first packet. `nonce` is 20 bytes, `capabilities` has MariaDB's own from bit 32 on."""
 
     version: bytes
     thread_id: int
@@ -71,7 +71,6 @@ class Greeting:
     status: int
     capabilities: int
     plugin: bytes
-    mariadb_capabilities: int = 0
 
     @property
     def is_mariadb(self) -> bool:
@@ -102,8 +101,7 @@ class Greeting:
         plugin = c.NATIVE_PASSWORD
         if capabilities & c.CLIENT_PLUGIN_AUTH:
             plugin = data[pos:].split(b"\0", 1)[0]
-        mariadb = 0 if capabilities & c.CLIENT_LONG_PASSWORD else extended
-        return cls(version, thread_id, nonce, charset, status, capabilities, plugin, mariadb)
+        return cls(version, thread_id, nonce, charset, status, _with_extended(capabilities, extended), plugin)
 
     def encode(self) -> bytes:
         caps = self.capabilities
@@ -118,16 +116,21 @@ class Greeting:
                 (caps & 0xFFFF).to_bytes(2, "little"),
                 bytes((self.charset & 0xFF,)),
                 self.status.to_bytes(2, "little"),
-                (caps >> 16).to_bytes(2, "little"),
+                (caps >> 16 & 0xFFFF).to_bytes(2, "little"),
                 bytes((len(self.nonce) + 1,)),
                 bytes(6),
-                self.mariadb_capabilities.to_bytes(4, "little"),
+                (caps >> 32).to_bytes(4, "little"),
                 self.nonce[8:],
                 b"\0",
                 self.plugin,
                 b"\0",
             )
         )
+
+
+def _with_extended(capabilities: int, extended: int) -> int:
+    """MariaDB's own capabilities are there only where LONG_PASSWORD is clear (A.1)."""
+    return capabilities if capabilities & c.CLIENT_LONG_PASSWORD else capabilities | extended << 32
 
 
 def _read_attributes(data: bytes, pos: int) -> dict[bytes, bytes]:
@@ -142,8 +145,17 @@ def _read_attributes(data: bytes, pos: int) -> dict[bytes, bytes]:
 
 
 def ssl_request(capabilities: int, charset: int) -> bytes:
-    """The SSLRequest: a handshake response that ends before the name. The TLS handshake follows it."""
-    return capabilities.to_bytes(4, "little") + (1 << 24).to_bytes(4, "little") + bytes((charset & 0xFF,)) + bytes(23)
+    """The SSLRequest: a handshake response that ends before the name. The TLS handshake follows it.
+
+    MariaDB goes by the capabilities that are in it, whatever the response behind it says.
+    """
+    return (
+        (capabilities & 0xFFFFFFFF).to_bytes(4, "little")
+        + (1 << 24).to_bytes(4, "little")
+        + bytes((charset & 0xFF,))
+        + bytes(19)
+        + (capabilities >> 32).to_bytes(4, "little")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,20 +170,18 @@ class HandshakeResponse:
     plugin: bytes = b""
     attributes: dict[bytes, bytes] = field(default_factory=dict)
     max_packet: int = 1 << 24
-    mariadb_capabilities: int = 0
 
     @classmethod
     def parse(cls, data: bytes, offered: int) -> HandshakeResponse:
         """Parse a response to a greeting that offered `offered` capabilities."""
         if len(data) < 33:
             raise ProtocolError("handshake response too short")
-        sent = int.from_bytes(data[:4], "little")
+        sent = _with_extended(int.from_bytes(data[:4], "little"), int.from_bytes(data[28:32], "little"))
         if not sent & c.CLIENT_PROTOCOL_41:
             raise ProtocolError("client speaks the protocol of before MySQL 4.1")
         caps = sent & offered
         max_packet = int.from_bytes(data[4:8], "little")
         charset = data[8]
-        extended = int.from_bytes(data[28:32], "little") if not sent & c.CLIENT_LONG_PASSWORD else 0
         username, pos = _read_nul_str(data, 32)
         if caps & c.CLIENT_PLUGIN_AUTH_LENENC:
             auth, pos = read_lenenc_str(data, pos)
@@ -194,16 +204,16 @@ class HandshakeResponse:
         # Some clients set CONNECT_ATTRS and send no block (A.1), so a missing one is not an error.
         if caps & c.CLIENT_CONNECT_ATTRS and pos < len(data):
             attributes = _read_attributes(data, pos)
-        return cls(caps, charset, username, auth, database or None, plugin, attributes, max_packet, extended)
+        return cls(caps, charset, username, auth, database or None, plugin, attributes, max_packet)
 
     def encode(self) -> bytes:
         caps = self.capabilities
         parts = [
-            caps.to_bytes(4, "little"),
+            (caps & 0xFFFFFFFF).to_bytes(4, "little"),
             self.max_packet.to_bytes(4, "little"),
             bytes((self.charset & 0xFF,)),
             bytes(19),
-            self.mariadb_capabilities.to_bytes(4, "little"),
+            (caps >> 32).to_bytes(4, "little"),
             self.username,
             b"\0",
             lenenc_str(self.auth_response)

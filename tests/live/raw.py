@@ -164,7 +164,7 @@ class Raw:
         self.greeting = greeting = Greeting.parse(first)
         if database is not None:
             wanted |= c.CLIENT_CONNECT_WITH_DB
-        self.capabilities = wanted & (greeting.capabilities | c.CLIENT_LONG_PASSWORD)
+        self.capabilities = wanted & greeting.capabilities
         self.deprecate_eof = bool(self.capabilities & c.CLIENT_DEPRECATE_EOF)
         nonce, plugin = greeting.nonce, greeting.plugin
         response = HandshakeResponse(

@@ -195,6 +195,12 @@ def test_statistics_and_processes_have_the_shapes_of_the_server(
     assert seen[0][0][0] == "Uptime"
 
 
+def test_bulk_execution_is_mariadbs(world: Server, pooler: Proxy) -> None:
+    if world.flavour == "mariadb":
+        pytest.skip("see test_bulk")
+    compare(world, pooler, lambda client: client.command(b"\xfa\1\0\0\0\x80\0"))
+
+
 # --- several results ---
 
 MULTI = (

@@ -73,18 +73,18 @@ greetings = st.builds(
     nonce=st.binary(min_size=20, max_size=20),
     charset=st.integers(0, 255),
     status=u16,
-    capabilities=u32.map(lambda n: n | c.CLIENT_PLUGIN_AUTH),
+    capabilities=u64.map(lambda n: n | c.CLIENT_PLUGIN_AUTH),
     plugin=names,
-    mariadb_capabilities=u32,
 )
 
 
 @given(greetings)
 def test_a_greeting_is_parsed_as_it_was_built(greeting: p.Greeting) -> None:
+    parsed = p.Greeting.parse(greeting.encode())
     if greeting.capabilities & c.CLIENT_LONG_PASSWORD:
         # The bytes of MariaDB's capabilities mean nothing behind a server that says it is not MariaDB.
-        greeting = replace(greeting, mariadb_capabilities=0)
-    assert p.Greeting.parse(greeting.encode()) == greeting
+        greeting = replace(greeting, capabilities=greeting.capabilities & 0xFFFFFFFF)
+    assert parsed == greeting
 
 
 MYSQL_GREETING = bytes.fromhex(
@@ -112,7 +112,7 @@ NONCE = bytes.fromhex("01 02 03 04 05 06 07 08 11 12 13 14 15 16 17 18 19 1a 1b 
 
 def test_the_greeting_of_mysql() -> None:
     greeting = p.Greeting.parse(MYSQL_GREETING)
-    assert greeting == p.Greeting(b"9.7.4-2", 11, NONCE, 255, 2, 0xDFFFFFFF, b"caching_sha2_password", 0)
+    assert greeting == p.Greeting(b"9.7.4-2", 11, NONCE, 255, 2, 0xDFFFFFFF, b"caching_sha2_password")
     assert not greeting.is_mariadb
     assert greeting.encode() == MYSQL_GREETING
 
@@ -120,7 +120,7 @@ def test_the_greeting_of_mysql() -> None:
 def test_the_greeting_of_mariadb() -> None:
     greeting = p.Greeting.parse(MARIADB_GREETING)
     assert greeting == p.Greeting(
-        b"5.5.5-10.11.19-MariaDB-log", 0x80000005, NONCE, 8, 2, 0x81FFF7FE, b"mysql_native_password", 0x1D
+        b"5.5.5-10.11.19-MariaDB-log", 0x80000005, NONCE, 8, 2, 0x1D_81FFF7FE, b"mysql_native_password"
     )
     assert greeting.is_mariadb
     assert greeting.encode() == MARIADB_GREETING
@@ -151,6 +151,7 @@ def test_a_greeting_without_plugin_auth_means_native() -> None:
 # Handshake response -----------------------------------------------------------------------------------------------
 
 BASE = c.CLIENT_PROTOCOL_41 | c.CLIENT_SECURE_CONNECTION
+ALL = 0xFFFFFFFF | c.MARIADB_CLIENT_ALL
 OPTIONAL = (
     c.CLIENT_CONNECT_WITH_DB,
     c.CLIENT_PLUGIN_AUTH,
@@ -164,6 +165,8 @@ OPTIONAL = (
 @st.composite
 def responses(draw: st.DrawFn) -> p.HandshakeResponse:
     caps = BASE | sum(draw(st.sets(st.sampled_from(OPTIONAL))))
+    if not caps & c.CLIENT_LONG_PASSWORD:
+        caps |= draw(u32) << 32
     return p.HandshakeResponse(
         capabilities=caps,
         charset=draw(st.integers(0, 255)),
@@ -175,13 +178,12 @@ def responses(draw: st.DrawFn) -> p.HandshakeResponse:
         if caps & c.CLIENT_CONNECT_ATTRS
         else {},
         max_packet=draw(u32),
-        mariadb_capabilities=0 if caps & c.CLIENT_LONG_PASSWORD else draw(u32),
     )
 
 
 @given(responses())
 def test_a_handshake_response_is_parsed_as_it_was_built(response: p.HandshakeResponse) -> None:
-    assert p.HandshakeResponse.parse(response.encode(), 0xFFFFFFFF) == response
+    assert p.HandshakeResponse.parse(response.encode(), ALL) == response
 
 
 @given(greetings, responses())
@@ -193,7 +195,6 @@ def test_two_of_our_own_peers_understand_each_other(greeting: p.Greeting, respon
         response,
         capabilities=caps,
         auth_response=response.auth_response[:255],
-        mariadb_capabilities=0 if caps & c.CLIENT_LONG_PASSWORD else response.mariadb_capabilities,
     )
     read = p.HandshakeResponse.parse(sent.encode(), greeting.capabilities | BASE)
     assert read.capabilities == caps
@@ -213,6 +214,16 @@ def test_capabilities_that_were_not_offered_do_not_count() -> None:
     response = p.HandshakeResponse.parse(handshake(asked, b"ann\0\2xyplug\0"), BASE | c.CLIENT_PLUGIN_AUTH)
     assert response.capabilities == BASE | c.CLIENT_PLUGIN_AUTH
     assert (response.username, response.auth_response, response.plugin) == (b"ann", b"xy", b"plug")
+
+
+@pytest.mark.parametrize("offered", [0, c.MARIADB_CLIENT_STMT_BULK_OPERATIONS])
+def test_mariadbs_own_capabilities_count_if_they_were_offered_to_one_that_is_no_mysql_client(offered: int) -> None:
+    asked = c.MARIADB_CLIENT_STMT_BULK_OPERATIONS | c.MARIADB_CLIENT_CACHE_METADATA
+    data = struct.pack("<IIB", BASE, 1 << 24, 45) + bytes(19) + struct.pack("<I", asked >> 32) + b"ann\0\0"
+    assert p.HandshakeResponse.parse(data, BASE | offered).capabilities == BASE | offered
+    as_mysql = struct.pack("<I", BASE | c.CLIENT_LONG_PASSWORD) + data[4:]
+    caps = BASE | c.CLIENT_LONG_PASSWORD
+    assert p.HandshakeResponse.parse(as_mysql, caps | offered).capabilities == caps
 
 
 def test_a_length_that_was_offered_and_not_asked_for_is_one_byte() -> None:
