@@ -252,12 +252,14 @@ class Accounts:
             answers = await backend.run(profile.questions())
             error = next((answer.error for answer in answers if answer.error is not None), None)
             if error is not None:
-                raise Refused(error)  # as for an account whose password has expired
+                raise Refused(error)
             profile.learn(answers)
             self.relay.adjust_cap()
         tracked, limits = await backend.run((profile.track_command, _LIMITS_OF_SESSION))
         if tracked.error is not None:
             raise Refused(tracked.error)
+        if limits.error is not None and limits.error.code == c.ER_MUST_CHANGE_PASSWORD:
+            raise Refused(limits.error)  # MariaDB lets such an account in, but to nothing that a session needs
         if limits.error is None:
             connections, seconds = limits.values()[0]
             self._learn_limit(backend.pool.account, int(connections or 0))

@@ -151,6 +151,18 @@ def test_unknown_and_forbidden_schemas_are_told_apart_as_the_server_does(server:
         server.execute("DROP USER everywhere@'%'")
 
 
+@pytest.mark.parametrize("login", [LOGINS[name] for name in ("pymysql", "mysqlclient", "connector")])
+def test_an_expired_password_is_said_at_login_whether_or_not_the_server_is_known(
+    server: Server, proxy: Proxies, tmp_path: Path, account: Account, login: Login
+) -> None:
+    server.execute(f"ALTER USER {account.user}@'%' PASSWORD EXPIRE")
+    code = 1820 if server.flavour == "mariadb" else 1862
+    pooler = _start(proxy, server, tmp_path)
+    for _ in range(2):
+        assert _refusal(login, pooler.tcp, account)[0] == code
+        assert login(pooler.tcp, Account(), "SELECT 1") == [("1",)]
+
+
 def test_a_changed_password_is_noticed_when_the_cache_has_expired(
     server: Server, proxy: Proxies, tmp_path: Path, account: Account
 ) -> None:
