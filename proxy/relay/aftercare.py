@@ -25,7 +25,7 @@ from proxy.wire import constants as c
 from proxy.wire.packets import Err, iter_trackers
 from proxy.wire.response import NO_RESPONSE, PREPARE, QUERY, SINGLE, ResponseReader
 
-from . import release, soft
+from . import doubt, release, soft
 from .prepared import Prepared, end_private, remember_long_data_error
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         _hung_up(client, backend, error)
         return
     commands: list[bytes] = []
+    asked = doubt.question(client, reader) if client.doubt is not None else None
+    if asked is not None:
+        commands.append(asked)
     if client.kind == PREPARE:
         _remember_prepared(client, backend, reader)
     if client.kind in (QUERY, SINGLE):
@@ -216,6 +219,8 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
         if command is soft.SHOW_WARNINGS:
             client.diagnostics = answer
             backend.soft &= ~soft.WARNINGS
+        elif command.startswith(doubt.PREPARE):
+            doubt.resolve(client, backend, answer)
         elif answer.error is not None or answer.ok is None:
             client.add_pins(pins.UNTRACKED_VARIABLE)
         elif command is _FOUND_ROWS:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from proxy.session.verdict import Verdict
 
     from .backend import Backend
+    from .doubt import Doubt
     from .internal import Answer
     from .relay import Relay
 
@@ -56,6 +57,7 @@ class Client(asyncio.Protocol):
         "closed",
         "deprecate_eof",
         "diagnostics",
+        "doubt",
         "file_left",
         "file_more",
         "found_rows",
@@ -135,6 +137,7 @@ class Client(asyncio.Protocol):
         self.insert_id_backend: Backend | None = None
         self.has_diagnostics = False
         self.diagnostics: Answer | None = None
+        self.doubt: Doubt | None = None
         self.capturing = 0
         self.resume: Callable[[], None] | None = None
         self.row_count = 0

@@ -28,7 +28,7 @@ from proxy.wire import constants as c
 from proxy.wire.packets import Err
 from proxy.wire.response import NO_RESPONSE, QUERY
 
-from . import release, soft
+from . import doubt, release, soft
 from .prepared import Prepared, bulk_packet, execute_packet
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def send(client: Client, backend: Backend) -> None:
         client.last = backend  # from now on the client's soft state is here
         backend.spoiled = False
     if pinning and not verdict.flags & PINS_ON_SUCCESS:
+        doubt.raise_doubt(client, client.packet)
         client.add_pins(pinning)
     packet = client.packet
     statement = client.statement

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.wire import constants as c
+from proxy.wire.framing import frame
 from proxy.wire.packets import Err, parse_err
 from tests.conftest import Proxy
 from tests.live.raw import READ_ONLY_CURSOR, Raw, ServerError, Statement, execute_long_payload, execute_payload
@@ -277,6 +278,36 @@ def test_files_are_asked_for_among_several_results(world: Server, pooler: Proxy,
         client.queries(f"{load} t")
 
     compare(world, pooler, scenario, deprecate_eof=deprecate_eof)
+
+
+NO_FILES = {
+    "a command instead of a file": frame(b"\x03SELECT 1", 0),
+    "a command behind half a file": frame(b"1\ta\n", 2) + frame(b"\x03SELECT 1", 0),
+    "a gap in the numbers": frame(b"1\ta\n", 2) + frame(b"2\tb\n", 9) + frame(b"", 10),
+}
+
+
+@pytest.mark.parametrize("what", NO_FILES)
+def test_a_file_that_is_broken_off_gives_the_servers_error_and_ends_the_connection(
+    world: Server, pooler: Proxy, what: str
+) -> None:
+    seen = []
+    for target in (world, pooler):
+        with connect(target) as client:
+            client.ok("CREATE TEMPORARY TABLE loaded (a INT, b TEXT)")
+            client.send_query("LOAD DATA LOCAL INFILE 'x' INTO TABLE loaded")
+            client.expect_answer()
+            assert client.read_packet() == b"\xfbx"
+            client.sock.sendall(NO_FILES[what])
+            client.next_seq = 2 + what.startswith("a command behind") + what.startswith("a gap")
+            seen.append(parse_err(client.read_packet()))
+            with pytest.raises((EOFError, ConnectionResetError)):
+                while True:  # the server says it again of what it reads next
+                    client.next_seq = 0
+                    assert parse_err(client.read_packet()) == seen[0]
+    assert seen[0] == seen[1]
+    assert seen[0].code == 1156
+    pooler.wait_for_metric('mybouncer_backends{state="closing"}', 0)
 
 
 @both_dialects

@@ -50,6 +50,9 @@ SCHEMA = (
     "CREATE PROCEDURE answer(OUT o INT) SET o = 42",
     "CREATE PROCEDURE remember() SELECT 5 INTO @left",
     "CREATE PROCEDURE keep() CREATE TEMPORARY TABLE tmp SELECT 1 AS i",
+    "CREATE PROCEDURE inner_syntax() BEGIN SET @left = 5; PREPARE s FROM 'SELEC'; END",
+    "CREATE FUNCTION fails_like_a_syntax_error() RETURNS INT NO SQL "
+    "BEGIN SET @left = 5; SIGNAL SQLSTATE '42000' SET MYSQL_ERRNO = 1064; RETURN 1; END",
     "CREATE PROCEDURE locker() DO GET_LOCK('held', 0)",
     "CREATE FUNCTION take_lock() RETURNS INT NOT DETERMINISTIC NO SQL RETURN GET_LOCK('held', 0)",
     "CREATE FUNCTION set_left() RETURNS INT NOT DETERMINISTIC NO SQL BEGIN SET @left = 9; RETURN 1; END",
@@ -420,6 +423,47 @@ def test_a_setting_is_carried_and_nobody_else_has_it(world: Server, shared_proxy
             assert b.ok(question).rows == clean
         b.quit()
     everything_is_back(proxy)
+
+
+NOTHING_RAN = (
+    ("SELEC 1", 1064),
+    ("SELEC 'a;b';", 1064),
+    ("SELECT set_left() FORM t", 1064),
+    ("SELECT nosuch_function(1)", 1305),
+    ("SELEC; SET @x = 1", 1064),
+    ("PREPARE s FROM 'SELEC'", 1064),
+)
+SOMETHING_RAN = (
+    ("CALL inner_syntax()", 1064, b"5"),
+    ("CALL inner_syntax(); SELECT 1", 1064, b"5"),
+    ("SELECT set_left(), nosuch_function(1); SELECT 1", 1305, None),  # too careful, never too bold
+    ("SELECT fails_like_a_syntax_error()", 1064, b"5"),
+)
+ONLY_MARIADB = (("BEGIN NOT ATOMIC SET @left = 5; EXECUTE IMMEDIATE 'SELEC'; END", 1064, b"5"),)
+
+
+def test_a_statement_of_which_nothing_ran_does_not_pin(world: Server, shared_proxy: Shared) -> None:
+    proxy = shared_proxy(world, max_connections=1)
+    with connect(proxy) as a, connect(proxy) as b:
+        for text, code in NOTHING_RAN:
+            assert a.queries(text)[-1].code == code, text
+            assert [row[1] for row in a.ok("SHOW WARNINGS").rows] == [str(code).encode()]
+            assert b.get("SELECT @left") is None
+            a.ok("SELECT 1")
+        a.quit()
+        b.quit()
+    everything_is_back(proxy)
+
+
+def test_a_statement_that_fails_as_if_it_were_no_sql_pins_if_it_ran(world: Server, shared_proxy: Shared) -> None:
+    proxy = shared_proxy(world, max_connections=1)
+    for text, code, left in SOMETHING_RAN + (ONLY_MARIADB if world.flavour == "mariadb" else ()):
+        with connect(proxy) as a:
+            assert a.queries(text)[-1].code == code, text
+            assert a.get("SELECT @left") == left
+            assert proxy.metrics()['mybouncer_clients{state="pinned"}'] == 1, text
+            a.quit()
+        everything_is_back(proxy)
 
 
 # --- what takes more than two clients' worth of one statement ---

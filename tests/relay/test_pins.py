@@ -6,16 +6,21 @@ import pytest
 
 from proxy.session import pins
 from proxy.wire import constants as c
+from proxy.wire.framing import frame
+from proxy.wire.packets import build_err, build_ok
 from tests.relay.world import (
     AUTOCOMMIT,
     IN_TRANS,
     PROBE,
     QUIT,
     RESET,
+    SHOW_WARNINGS,
     STATE_CHANGE,
     App,
     Server,
     World,
+    on_statement,
+    prepare,
     query,
     trackers,
     variable,
@@ -222,6 +227,85 @@ def test_a_statement_that_may_have_acted_before_it_failed_pins(world: World):
     server.take()
     server.err()
     assert app.client.pins == pins.NAMED_LOCK
+    assert server.slot == "leased"
+
+
+SYNTAX = b"You have an error near 'SELEC 1'"
+
+
+def fail(app: App, server: Server, text: bytes, code: int = 1064) -> None:
+    """The statement fails, and what is asked behind it is to be answered next: whether it can be prepared."""
+    app.query(text)
+    assert server.take() == [query(text)]
+    server.err(code, SYNTAX)
+    assert app.error().code == code
+    assert server.take() == [SHOW_WARNINGS, prepare(text)]
+    server.rows((b"Error", b"1064", SYNTAX), columns=3)
+
+
+def test_what_cannot_be_parsed_has_done_nothing_and_does_not_pin(world: World):
+    app = world.app()
+    server = world.settled(app)
+    fail(app, server, b"SELEC 1")
+    assert app.client.pins == pins.OPAQUE
+    server.err(1064, SYNTAX)
+    assert not app.client.pins
+    assert server.slot == "idle"
+    app.query(b"SHOW WARNINGS")
+    assert app.rows() == [[b"Error", b"1064", SYNTAX]]
+
+
+def test_an_error_from_within_a_statement_that_can_be_prepared_pins(world: World):
+    app = world.app()
+    server = world.settled(app)
+    fail(app, server, b"CALL p()")
+    server.prepared(9)
+    assert server.take() == [on_statement(c.COM_STMT_CLOSE, 9)]
+    assert app.client.pins == pins.OPAQUE
+    assert server.slot == "leased"
+
+
+@pytest.mark.parametrize(("code", "text"), [(1295, SYNTAX), (1064, b"You have an error near something else")])
+def test_a_statement_that_fails_otherwise_when_it_is_prepared_pins(world: World, code: int, text: bytes):
+    app = world.app()
+    server = world.settled(app)
+    fail(app, server, b"EXECUTE s")
+    server.err(code, text)
+    assert app.client.pins & pins.OPAQUE
+    assert server.slot == "leased"
+
+
+def test_an_error_that_comes_later_is_not_asked_about(world: World):
+    app = world.app()
+    server = world.settled(app)
+    app.query(b"SELECT f(1)")
+    server.take()
+    server.err(1690)
+    assert server.take() == []
+    assert app.client.pins == pins.OPAQUE
+    app.send(RESET_CONNECTION)
+    assert server.closed  # an opaque session's backend
+    app.take()
+
+    app.query(b"SET @a = 1; SELEC 1")
+    second = world.server
+    assert second.take() == [query(b"SET @a = 1; SELEC 1")]
+    second.send(frame(build_ok(status=AUTOCOMMIT | c.SERVER_MORE_RESULTS), 1) + frame(build_err(1064, "42000", ""), 2))
+    assert second.take() == []
+    assert app.client.pins & pins.USER_VARIABLE
+    server.die()
+
+
+def test_only_what_the_statement_itself_would_have_pinned_is_dropped(world: World):
+    app = world.app()
+    server = pin(app, world)
+    fail(app, server, b"SELEC 1")
+    server.err(1064, SYNTAX)
+    assert app.client.pins == pins.USER_VARIABLE
+    app.query(b"SET @b := SELEC")  # pins no more than there is
+    assert server.take() == [query(b"SET @b := SELEC")]
+    server.err(1064)
+    assert server.take() == []
     assert server.slot == "leased"
 
 
