@@ -216,6 +216,7 @@ class UserConfig(Section):
 
     weight: Weight = _default(1.0)
     max_connections: CountOrNone = _default(None)
+    max_clients: CountOrNone = _default(None)
 
 
 class Config(Section):

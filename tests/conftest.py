@@ -325,7 +325,8 @@ def _proxies(node: Any, directory: Path) -> Iterator[Callable[..., Proxy]]:
         descriptors: tuple[int, int] | None = None,
         **config: object,
     ) -> Proxy:
-        port, http_port = port or free_port(), free_port()
+        port = port or free_port()
+        http_port = next(other for other in iter(free_port, None) if other != port)
         url = backend if isinstance(backend, str) else backend.url
         argv = [sys.executable, "-m", "proxy", "serve", "--backend", url]
         argv += ["--listen", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{http_port}"]

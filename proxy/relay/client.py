@@ -19,7 +19,7 @@ from proxy.wire.framing import MAX_FRAME, frame
 from proxy.wire.packets import Err, build_err
 from proxy.wire.response import NO_RESPONSE, QUERY
 
-from . import commands, lease, release, soft, upload
+from . import answers, commands, lease, release, soft, upload
 from .commands import PLAIN
 from .prepared import Prepared, end_private, join_frames
 
@@ -71,6 +71,7 @@ class Client(asyncio.Protocol):
         "large",
         "last",
         "last_prepared",
+        "libmariadb",
         "looping",
         "next_statement_id",
         "one_shot_transaction",
@@ -113,6 +114,7 @@ class Client(asyncio.Protocol):
         self.session_track = bool(capabilities & c.CLIENT_SESSION_TRACK)
         self.status = relay.profile.status & c.SESSION_FLAGS
         self.address = self.program = ""
+        self.libmariadb = False
         self.user = pool.account.name
         self.idle_since = relay.loop.time()
         self.backend: Backend | None = None
@@ -318,7 +320,7 @@ class Client(asyncio.Protocol):
         assert error is not None
         if not statement.stuck:
             statement.failure = None
-        self.reply(build_err(error.code, error.state or b"HY000", error.message))
+        self.reply(answers.error(error, to_libmariadb=self.libmariadb))
 
     # Waiting
 
@@ -406,7 +408,7 @@ class Client(asyncio.Protocol):
                 statement.failure = error
                 self.packet = b""
                 return
-        self.reply(build_err(error.code, error.state or b"HY000", error.message))
+        self.reply(answers.error(error, to_libmariadb=self.libmariadb))
 
     def refuse(self, text: str) -> None:
         """`answer_error` for what cannot be had here."""
@@ -433,7 +435,7 @@ class Client(asyncio.Protocol):
         """End the connection, with an error where a packet can still be started."""
         if at_boundary and not self.closed:
             self.relay.stats.errors[(error.code, "proxy")] += 1
-            self.transport.write(frame(build_err(error.code, error.state, error.message), self.reply_seq))
+            self.transport.write(frame(answers.error(error, to_libmariadb=self.libmariadb), self.reply_seq))
         self.close("error")
 
     def malformed(self, text: str, code: int) -> None:

@@ -260,11 +260,16 @@ class Listener:
     def _hand_over(self, newcomer: _Newcomer) -> None:
         assert newcomer.greeting is not None
         self._forget(newcomer)
-        task = self.loop.create_task(
-            login.log_in(self.relay, newcomer.sock, newcomer.early, newcomer.greeting, newcomer.address)
-        )
+        task = self.loop.create_task(self._log_in(newcomer, newcomer.greeting))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _log_in(self, newcomer: _Newcomer, greeting: Greeting) -> None:
+        await login.log_in(self.relay, newcomer.sock, newcomer.early, greeting, newcomer.address)
+        # No await above this since it became a client: it is never counted as both.
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.discard(task)
 
     def _bad(self, newcomer: _Newcomer, code: int, text: str) -> None:
         self.relay.count_malformed(newcomer.address, text)

@@ -24,11 +24,11 @@ from proxy.wire.packets import (
     Greeting,
     HandshakeResponse,
     build_auth_switch,
-    build_err,
     build_ok,
     encode_tracker,
 )
 
+from . import answers
 from .client import WRITE_HIGH, WRITE_LOW, Client
 from .connect import KEY, Refused
 from .proofs import WaitOver
@@ -115,6 +115,7 @@ async def change_user(
     tls = transport if isinstance(transport, Tls) else None
     greeting = greeting_for_client(relay.profile.greeting, client.ident, auth.make_nonce(), tls=tls is not None)
     login = _Login(relay, stream, greeting, client.address, tls)
+    login.libmariadb = client.libmariadb
     await _guard(login, login.open(response))
 
 
@@ -131,14 +132,14 @@ async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
         return True
     except ProtocolError as exc:
         relay.count_malformed(address, str(exc))
-        _refuse(stream, Err(exc.code, b"08S01", _words(exc)))
+        login.refuse(Err(exc.code, b"08S01", _words(exc)))
         reason = "malformed"
     except Refused as exc:
-        _refuse(stream, exc.err)
+        login.refuse(exc.err)
         reason = str(exc.err.code)
     except WaitOver as exc:
         code, state, text = relay.describe_failure(exc.failure, exc.since)
-        _refuse(stream, Err(code, state, text.encode()))
+        login.refuse(Err(code, state, text.encode()))
         reason = str(code)
     except TimeoutError:
         if login.waits_for_server:
@@ -146,9 +147,9 @@ async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
             if relay.registry.down_since is not None:
                 failure = Failure(FailureKind.DOWN)
             code, state, text = relay.describe_failure(failure, since)
-            _refuse(stream, Err(code, state, text.encode()))
+            login.refuse(Err(code, state, text.encode()))
         else:
-            _refuse(stream, Err(c.ER_NET_READ_INTERRUPTED, b"08S01", b"Got timeout reading communication packets"))
+            login.refuse(Err(c.ER_NET_READ_INTERRUPTED, b"08S01", b"Got timeout reading communication packets"))
         reason = "timeout"
     except ssl.SSLError as exc:
         # There is no place for an ERR: the client knows from the alert, or sees the end.
@@ -163,7 +164,7 @@ async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
         reason = "client_gone"
     except Exception as exc:
         relay.log.error("login failed unexpectedly", client=address, error=repr(exc), exc_info=exc)
-        _refuse(stream, Err(c.ER_HANDSHAKE, b"08S01", b"Bad handshake"))
+        login.refuse(Err(c.ER_HANDSHAKE, b"08S01", b"Bad handshake"))
         reason = "internal"
     finally:
         stream.on_gone = None
@@ -179,9 +180,14 @@ def _words(exc: ProtocolError) -> bytes:
     return f"Bad handshake: {exc}".encode()
 
 
-def _refuse(stream: PacketStream, err: Err) -> None:
-    if stream.transport is not None and not stream.transport.is_closing():
-        stream.write_packet(build_err(err.code, err.state or b"HY000", err.message))
+def _check_room(relay: Relay, pool: Pool) -> None:
+    """Raise Refused when the account has as many clients as it may have."""
+    name = pool.account.name
+    known = relay.config.users.get(name)
+    if known is not None and known.max_clients is not None and pool.account.clients >= known.max_clients:
+        text = f"User '{name}' has exceeded the 'max_clients' resource (current value: {known.max_clients})"
+        relay.stats.errors[(c.ER_USER_LIMIT_REACHED, "proxy")] += 1
+        raise Refused(Err(c.ER_USER_LIMIT_REACHED, b"42000", text.encode("utf-8", "surrogateescape")))
 
 
 class _Login:
@@ -196,6 +202,13 @@ class _Login:
         self.private = tls is not None or address.startswith("unix:")
         self.nonce = greeting.nonce
         self.waits_for_server = False
+        self.libmariadb = False
+
+    def refuse(self, err: Err) -> None:
+        """Tell the client why not, if it is still there."""
+        stream = self.stream
+        if stream.transport is not None and not stream.transport.is_closing():
+            stream.write_packet(answers.error(err, to_libmariadb=self.libmariadb))
 
     async def run(self) -> None:
         """The whole login."""
@@ -213,12 +226,14 @@ class _Login:
     async def open(self, response: HandshakeResponse) -> None:
         """From the client's response to a session."""
         relay = self.relay
+        self.libmariadb = self.libmariadb or response.attributes.get(b"_client_name") == answers.LIBMARIADB
         proven, password = await self._password(response)
         key = response.capabilities & KEY
         self.waits_for_server = True
         if not proven:
             await relay.accounts.proofs.prove(response.username, password, key)
         pool = relay.pool(response.username, key)
+        _check_room(relay, pool)
         pool.account.clients += 1  # from here on the account is in use
         try:
             self._open_session(response, pool, await self._settings(response, pool))
@@ -242,6 +257,7 @@ class _Login:
         client = Client(relay, transport, self.greeting.thread_id, pool, settings, response.capabilities)
         client.address = self.address
         client.program = _program(response.attributes)
+        client.libmariadb = self.libmariadb
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         transport.set_protocol(client)
         relay.client_ready(client)

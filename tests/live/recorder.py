@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from dataclasses import dataclass
 from typing import Self
 
+from proxy.wire import constants as c
 from proxy.wire.framing import PacketReader, ProtocolError
-from proxy.wire.packets import Greeting, HandshakeResponse
-
-ALL_CAPABILITIES = (1 << 64) - 1
+from proxy.wire.packets import Greeting
 
 
 @dataclass
 class Handshake:
-    """The first packet of each side, None while it has not come."""
+    """What the first packets say, None while they have not come: the greeting, and what the client says it can do."""
 
     greeting: Greeting | None = None
-    response: HandshakeResponse | None = None
+    capabilities: int | None = None
 
     @property
     def whole(self) -> bool:
-        return self.greeting is not None and self.response is not None
+        return self.greeting is not None and self.capabilities is not None
 
 
 class Recorder:
@@ -34,7 +34,7 @@ class Recorder:
     def __init__(self, port: int) -> None:
         self._target = port
         self.handshakes: list[Handshake] = []
-        self._sockets: set[socket.socket] = set()
+        self._sockets: list[socket.socket] = []
         self._listening = socket.create_server((self.host, 0))
         self.port: int = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -43,22 +43,32 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for sock in (self._listening, *self._sockets):
+        self.close()
+
+    def close(self) -> None:
+        """End, as a server does that is gone: nobody listens here any more."""
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """End all connections, on both sides."""
+        for sock in list(self._sockets):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
 
     @property
     def sent(self) -> list[int]:
         """The capabilities that clients have sent, offered or not."""
-        return [shake.response.capabilities for shake in self.handshakes if shake.response is not None]
+        return [shake.capabilities for shake in self.handshakes if shake.capabilities is not None]
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
                 server = socket.create_connection((self.host, self._target))
-                self._sockets |= {client, server}
+                self._sockets += (client, server)
                 shake = Handshake()
                 self.handshakes.append(shake)
                 for source, sink in ((client, server), (server, client)):
@@ -85,5 +95,7 @@ def _remember(reader: PacketReader, data: bytes, shake: Handshake, from_server: 
         if from_server:
             shake.greeting = Greeting.parse(packet)
         else:
-            shake.response = HandshakeResponse.parse(packet, ALL_CAPABILITIES)
+            # of a handshake response or of an SSLRequest, which begin alike
+            mysql, mariadb = struct.unpack_from("<I24xI", packet)
+            shake.capabilities = mysql if mysql & c.CLIENT_LONG_PASSWORD else mysql | mariadb << 32
     return None

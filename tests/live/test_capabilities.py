@@ -42,6 +42,7 @@ OURS = (
     | c.CLIENT_ODBC
     | c.CLIENT_PROTOCOL_41
     | c.CLIENT_INTERACTIVE
+    | c.CLIENT_SSL
     | c.CLIENT_IGNORE_SIGPIPE
     | c.CLIENT_TRANSACTIONS
     | c.CLIENT_RESERVED
@@ -55,7 +56,6 @@ OURS = (
 )
 MASKED = (
     c.CLIENT_COMPRESS
-    | c.CLIENT_SSL
     | c.CLIENT_CAN_HANDLE_EXPIRED_PASSWORDS
     | c.CLIENT_OPTIONAL_RESULTSET_METADATA
     | c.CLIENT_ZSTD_COMPRESSION
@@ -70,11 +70,12 @@ MASKED = (
     | c.MARIADB_CLIENT_BULK_UNIT_RESULTS
 )
 
-# What every connection to the server has, whatever its clients can do; LONG_PASSWORD where the server has it.
+# What every connection to the server has, whatever its clients can do; LONG_PASSWORD and SSL where the server has them.
 ALWAYS = (
     c.CLIENT_LONG_PASSWORD
     | c.CLIENT_LONG_FLAG
     | c.CLIENT_PROTOCOL_41
+    | c.CLIENT_SSL
     | c.CLIENT_TRANSACTIONS
     | c.CLIENT_SECURE_CONNECTION
     | c.CLIENT_PLUGIN_AUTH
@@ -127,7 +128,7 @@ def chain(server: Server, module_proxy: Callable[..., Proxy]) -> Iterator[Chain]
 def test_the_greeting_is_the_servers_without_what_is_not_offered(server: Server, chain: Chain) -> None:
     with Raw(server) as direct, Raw(chain.pooler) as pooled:
         theirs, ours = direct.greeting, pooled.greeting
-    assert ours.capabilities == (theirs.capabilities | c.CLIENT_CONNECT_ATTRS) & ~MASKED
+    assert ours.capabilities == (theirs.capabilities | c.CLIENT_CONNECT_ATTRS | c.CLIENT_SSL) & ~MASKED
     assert not ours.capabilities & MASKED
     assert not theirs.capabilities & ~(MASKED | OURS | ALL_PASSED), "a bit that nobody has thought about"
     assert (ours.version, ours.charset, ours.status) == (theirs.version, theirs.charset, theirs.status)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mariadb
 import pymysql
 import pytest
 import trustme
@@ -348,6 +349,21 @@ def test_connections_to_the_server_are_encrypted(
     pooler = secured(secure_server, proxy, mode, **files)
     assert cipher(pooler)
     assert cipher(pooler, ("tls_only", "tls-secret"))
+
+
+def test_mariadbs_own_capabilities_are_asked_for_where_tls_begins(secure_server: Server, proxy: Start) -> None:
+    """MariaDB believes what is in front of the TLS handshake, not what comes behind it."""
+    if secure_server.flavour == "mysql":
+        pytest.skip("only on mariadb: bulk execution")
+    pooler = secured(secure_server, proxy, "required")
+    with contextlib.closing(
+        mariadb.connect(host="127.0.0.1", port=pooler.port, user="app", password="app-secret", database="test")
+    ) as connection:
+        cursor = connection.cursor()
+        cursor.execute("CREATE TEMPORARY TABLE many (a INT)")
+        cursor.executemany("INSERT INTO many VALUES (?)", [(i,) for i in range(10)])
+        assert cursor.rowcount == 10
+    assert pooler.metrics()['mybouncer_statements_total{command="stmt_bulk_execute"}'] == 1
 
 
 def test_without_tls_an_account_that_demands_it_gets_the_servers_own_error(secure_server: Server, proxy: Start) -> None:
