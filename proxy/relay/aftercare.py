@@ -264,9 +264,9 @@ def apply_changes(
             elif kind == c.TRACK_STATE_CHANGE:
                 state_changed = True
             elif kind == c.TRACK_TRANSACTION_CHARACTERISTICS:
-                client.transaction_characteristics(change[2])
+                _transaction_characteristics(client, change[2])
             elif kind == c.TRACK_TRANSACTION_STATE:
-                client.transaction_state(change[2])
+                _transaction_state(client, change[2])
         if relevant:
             settings, flags = client.relay.settings.apply(client.settings, relevant, client.relay.profile.mariadb)
             client.settings = backend.settings = settings
@@ -276,6 +276,27 @@ def apply_changes(
             client.add_pins(pins.UNNAMED_STATE)
     _follow_autocommit(client, backend)
     return flags
+
+
+def _transaction_characteristics(client: Client, text: bytes) -> None:
+    """The tracker shows a pending SET TRANSACTION, and when it has been consumed (protocol.md C.4).
+
+    SET autocommit = 1 in a READ ONLY transaction leaves one behind too.
+    """
+    if text.startswith(b"SET TRANSACTION"):
+        client.add_pins(pins.NEXT_TRANSACTION)
+        client.one_shot_transaction = True
+    elif not text and client.one_shot_transaction:
+        client.one_shot_transaction = False
+        client.drop_pins(pins.NEXT_TRANSACTION)
+
+
+def _transaction_state(client: Client, text: bytes) -> None:
+    """The tracker shows LOCK TABLES as its eighth character."""
+    if text[7:8] == b"L":
+        client.add_pins(pins.LOCK_TABLES)
+    elif client.pins & pins.LOCK_TABLES:
+        client.drop_pins(pins.LOCK_TABLES)
 
 
 def _follow_status(client: Client, status: int) -> None:

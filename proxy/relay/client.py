@@ -298,7 +298,7 @@ class Client(asyncio.Protocol):
             if statement is None:
                 return
         if statement.failure is not None:
-            self.fail_execution(statement)
+            commands.fail_execution(self, statement)
             return
         if statement.cursor and not packet[9] and not statement.long_data:
             # MySQL takes no execution without a cursor behind one with it: its answer would have no rows and no end.
@@ -313,14 +313,6 @@ class Client(asyncio.Protocol):
         self.tries = 0
         self.busy = True
         lease.start(self)
-
-    def fail_execution(self, statement: Prepared) -> None:
-        """Long data has failed, which had no answer: here it is."""
-        error = statement.failure
-        assert error is not None
-        if not statement.stuck:
-            statement.failure = None
-        self.reply(answers.error(error, to_libmariadb=self.libmariadb))
 
     # Waiting
 
@@ -462,25 +454,6 @@ class Client(asyncio.Protocol):
     def drop_pins(self, mask: int) -> None:
         """What held the session is provably over."""
         self.pins &= ~mask
-
-    def transaction_characteristics(self, text: bytes) -> None:
-        """The tracker shows a pending SET TRANSACTION, and when it has been consumed (protocol.md C.4).
-
-        SET autocommit = 1 in a READ ONLY transaction leaves one behind too.
-        """
-        if text.startswith(b"SET TRANSACTION"):
-            self.add_pins(pins.NEXT_TRANSACTION)
-            self.one_shot_transaction = True
-        elif not text and self.one_shot_transaction:
-            self.one_shot_transaction = False
-            self.drop_pins(pins.NEXT_TRANSACTION)
-
-    def transaction_state(self, text: bytes) -> None:
-        """The tracker shows LOCK TABLES as its eighth character."""
-        if text[7:8] == b"L":
-            self.add_pins(pins.LOCK_TABLES)
-        elif self.pins & pins.LOCK_TABLES:
-            self.drop_pins(pins.LOCK_TABLES)
 
     def pause_upload(self) -> None:
         """The server takes no more for now."""

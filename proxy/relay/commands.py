@@ -117,6 +117,15 @@ def _in_flavour(client: Client, text: str) -> str:
     return text if client.relay.profile.mariadb else text + "."
 
 
+def fail_execution(client: Client, statement: Prepared) -> None:
+    """Long data has failed, which had no answer: here it is."""
+    error = statement.failure
+    assert error is not None
+    if not statement.stuck:
+        statement.failure = None
+    client.reply(answers.error(error, to_libmariadb=client.libmariadb))
+
+
 def _bulk_execute(client: Client, packet: bytes) -> None:
     """MariaDB: one statement for many rows of parameters."""
     if not client.relay.profile.mariadb:
@@ -130,7 +139,7 @@ def _bulk_execute(client: Client, packet: bytes) -> None:
     if statement is None:
         return
     if statement.failure is not None:
-        client.fail_execution(statement)
+        fail_execution(client, statement)
         return
     remember_bulk_types(statement, packet)
     client.run(statement.verdict, QUERY, statement)
