@@ -186,13 +186,13 @@ class Backend(asyncio.Protocol):
         """The server takes no more: stop reading from the client that uploads."""
         self.writing_paused = True
         if self.client is not None:
-            self.client.pause_upload()
+            upload.pause(self.client)
 
     def resume_writing(self) -> None:
         """The server takes again."""
         self.writing_paused = False
         if self.client is not None:
-            self.client.resume_upload()
+            upload.resume(self.client)
 
     # What we send
 

@@ -455,18 +455,6 @@ class Client(asyncio.Protocol):
         """What held the session is provably over."""
         self.pins &= ~mask
 
-    def pause_upload(self) -> None:
-        """The server takes no more for now."""
-        if not self.paused:
-            self.paused = True
-            self.transport.pause_reading()
-
-    def resume_upload(self) -> None:
-        """The server takes again."""
-        if self.paused:
-            self.paused = False
-            self.transport.resume_reading()
-
     # Ends
 
     def close(self, reason: str) -> None:

@@ -23,6 +23,20 @@ if TYPE_CHECKING:
     from .client import Client
 
 
+def pause(client: Client) -> None:
+    """Take no more from the client for now."""
+    if not client.paused:
+        client.paused = True
+        client.transport.pause_reading()
+
+
+def resume(client: Client) -> None:
+    """Take more from it again."""
+    if client.paused:
+        client.paused = False
+        client.transport.resume_reading()
+
+
 def begin_large(client: Client) -> None:
     """The next command is larger than the request buffer: hold a lease before more of it is read."""
     client.large = bytearray(client.buffer)
@@ -37,17 +51,13 @@ def begin_large(client: Client) -> None:
     if client.backend is not None:
         reserved(client)
         return
-    if not client.paused:
-        client.paused = True
-        client.transport.pause_reading()
+    pause(client)
     lease.start(client)
 
 
 def reserved(client: Client) -> None:
     """The lease for a large command is there."""
-    if client.paused:
-        client.paused = False
-        client.transport.resume_reading()
+    resume(client)
     large_data(client, b"")
 
 
@@ -57,9 +67,7 @@ def large_data(client: Client, data: bytes) -> None:
     large += data
     client.idle_since = client.relay.loop.time()
     if client.backend is None:
-        if not client.paused:
-            client.paused = True
-            client.transport.pause_reading()
+        pause(client)
         return
     pos = 0
     expected = 0
@@ -120,8 +128,8 @@ def _begin_file(client: Client, backend: Backend) -> None:
     backend.be_patient(True)
     client.file_left = 0
     client.file_more = False
-    if client.paused and not backend.writing_paused:
-        client.resume_upload()
+    if not backend.writing_paused:
+        resume(client)
     early, client.buffer = client.buffer, b""
     if early:
         file_data(client, early)
