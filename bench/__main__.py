@@ -6,14 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from bench.compare import TARGETS, compare
+from bench.cores import leave_one_core_alone
 from bench.processes import BenchError
 from bench.report import Report, console
+from bench.workloads import WORKLOADS
 from tests.servers import FLAVOURS, ServerError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the measurement and return the exit code."""
     options = _parser().parse_args(argv)
+    if not options.unpinned:
+        leave_one_core_alone()
     try:
         for measurement in (options.measurement,) if options.measurement else ("compare", "crowd", "idle"):
             _MEASUREMENTS[measurement](options)
@@ -29,55 +34,57 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("bench", description="Measurements of mybouncer; see bench/README.md.")
     parser.add_argument("measurement", nargs="?", choices=_MEASUREMENTS, help="default: compare, crowd and idle")
     parser.add_argument("--server", choices=FLAVOURS, default="mariadb")
-    parser.add_argument("--quick", action="store_true", help="compare: one configuration, 20 s, nothing written")
-    parser.add_argument("--mode", choices=("text", "prepared"), action="append", help="compare, profile: repeatable")
-    parser.add_argument("--through", choices=("direct", "HAProxy", "mybouncer"), action="append", help="repeatable")
+    parser.add_argument("--quick", action="store_true", help="compare: one configuration, 30 s, nothing written")
+    parser.add_argument("--workload", choices=WORKLOADS, action="append", help="compare, profile: repeatable")
+    parser.add_argument("--through", choices=TARGETS, action="append", help="compare: repeatable")
+    parser.add_argument("--against", metavar="REV", help="compare: also another revision, and this one's multiples")
+    parser.add_argument("--unpinned", action="store_true", help="leave it to the scheduler who runs on which core")
     parser.add_argument("--clients", type=int, action="append", help="how many; for compare repeatable")
     parser.add_argument("--seconds", type=int, help="compare, profile: length of one run")
     parser.add_argument("--rounds", type=int, help="compare: how often everything is repeated")
     return parser
 
 
-def _finish(report: Report, *, write: bool = True) -> None:
+def _finish(report: Report, options: argparse.Namespace, *, write: bool = True) -> None:
     report.show()
     if write:
+        report.name += "-unpinned" if options.unpinned else ""
         report.write()
         console.print(f"written: bench/results/{report.name}.md")
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from bench.compare import MODES, TARGETS, compare
-
     quick = options.quick
     report = compare(
         options.server,
-        modes=options.mode or (("text",) if quick else tuple(MODES)),
-        clients=options.clients or ((64,) if quick else (8, 64, 256)),
+        workloads=options.workload or (("text",) if quick else tuple(WORKLOADS)),
+        clients=options.clients or ((64,) if quick else None),
         targets=options.through or TARGETS,
-        seconds=options.seconds or (1 if quick else 4),
-        rounds=options.rounds or (6 if quick else 3),
+        against=options.against,
+        seconds=options.seconds or (1 if quick else 3),
+        rounds=options.rounds or (6 if quick else 4),
         quick=quick,
     )
-    _finish(report, write=not quick and not options.through)
+    _finish(report, options, write=not (quick or options.through or options.workload))
 
 
 def _crowd(options: argparse.Namespace) -> None:
     from bench.crowd import crowd
 
-    _finish(crowd(options.server, (options.clients or [2000])[0]))
+    _finish(crowd(options.server, (options.clients or [2000])[0]), options)
 
 
 def _idle(options: argparse.Namespace) -> None:
     from bench.idle import idle
 
-    _finish(idle(options.server, (options.clients or [5000])[0]))
+    _finish(idle(options.server, (options.clients or [5000])[0]), options)
 
 
 def _profile(options: argparse.Namespace) -> None:
     from bench.profile import profile
 
-    mode, clients = (options.mode or ["text"])[0], (options.clients or [64])[0]
-    profile(options.server, mode, clients, options.seconds or 8)
+    workload, clients = (options.workload or ["text"])[0], (options.clients or [64])[0]
+    profile(options.server, workload, clients, options.seconds or 8)
 
 
 _MEASUREMENTS = {"compare": _compare, "crowd": _crowd, "idle": _idle, "profile": _profile}

@@ -1,7 +1,7 @@
-"""Point selects of sysbench: directly, through HAProxy as a TCP relay, through mybouncer. All in one run, interleaved.
+"""The same work directly, through HAProxy as a TCP relay, through mybouncer. All in one run, interleaved.
 
-Absolute numbers are the machine's; the ratios are what can be compared. CPU per statement is that of the process in
-the middle (user and system), with its logins in it.
+Absolute numbers are the machine's; the ratios are what can be compared. CPU is that of the process in the middle (user
+and system) per unit of work, with its logins in it, on a processor of its own (bench.cores).
 """
 
 from __future__ import annotations
@@ -9,182 +9,109 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import shutil
 import statistics
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import pymysql
-
-from bench.processes import PASSWORD, SCHEMA, USER, BenchError, Middle, cpu_seconds, haproxy, mybouncer, server
-from bench.report import Report, console, first_line, machine, quiet
+from bench.cores import layout
+from bench.processes import Middle, Run, checkout, commit, haproxy, mybouncer, prime
+from bench.report import Report, Table, console, first_line, machine, quiet
+from bench.sysbench import points
+from bench.workloads import WORKLOADS, Figure, Kind
 from tests.servers import Server
 
 BACKENDS = 8
 TARGETS = ("direct", "HAProxy", "mybouncer")
-MODES = {"text": "disable", "prepared": "auto"}
-_ROWS = 10_000
+SLOWER = 1.05  # of another revision: more is too much
+
+Case = tuple[str, int]  # workload, clients
 
 
-@dataclass(frozen=True)
-class Run:
-    """What one run of sysbench showed."""
+@dataclass
+class Runs:
+    """What every round showed, by case and target; and how two targets compare.
 
-    per_second: float
-    p99_ms: float
-    cpu_us: float  # of the process in the middle, per statement
+    Rounds differ more than what is compared, so a ratio is the median of the rounds' ratios.
+    """
 
+    _all: dict[Case, dict[str, list[Run]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
-Key = tuple[str, int, str]  # mode, clients, target
+    def add(self, case: Case, target: str, run: Run) -> None:
+        """Keep a round's."""
+        self._all[case][target].append(run)
+
+    def cases(self) -> Iterable[Case]:
+        """In the order in which they were measured."""
+        return self._all
+
+    def targets(self, case: Case) -> Iterable[str]:
+        """What the case was measured through."""
+        return self._all[case]
+
+    def median(self, case: Case, target: str, what: str) -> float:
+        """Of an attribute, over the rounds."""
+        values: list[float] = [getattr(run, what) for run in self._all[case][target]]
+        return statistics.median(values)
+
+    def times(self, case: Case, target: str, base: str, what: str) -> float:
+        """How many times the base's; 0 without a base, or where there is nothing to compare."""
+        pairs = self._pairs(case, target, base, what)
+        return statistics.median(value / other for value, other in pairs) if all(map(all, pairs)) and pairs else 0.0
+
+    def more(self, case: Case, target: str, base: str, what: str) -> float:
+        """How much more than the base's."""
+        return statistics.median(value - other for value, other in self._pairs(case, target, base, what))
+
+    def _pairs(self, case: Case, target: str, base: str, what: str) -> list[tuple[float, float]]:
+        runs = self._all[case]
+        if base not in runs:
+            return []
+        return [(getattr(run, what), getattr(other, what)) for run, other in zip(runs[target], runs[base], strict=True)]
 
 
 def compare(
     flavour: str,
     *,
-    modes: Sequence[str] = tuple(MODES),
-    clients: Sequence[int] = (8, 64, 256),
+    workloads: Sequence[str] = tuple(WORKLOADS),
+    clients: Sequence[int] | None = None,
     targets: Sequence[str] = TARGETS,
-    seconds: int = 6,
-    rounds: int = 3,
+    against: str | None = None,
+    seconds: int = 3,
+    rounds: int = 4,
     quick: bool = False,
 ) -> Report:
-    """Measure and return the table; nothing is written."""
+    """Measure and return the tables; nothing is written. `against` is another revision, measured as well."""
     others = quiet()
-    runs: dict[Key, list[Run]] = defaultdict(list)
+    cases = [
+        (name, count)
+        for name in workloads
+        for count in (WORKLOADS[name].clients if WORKLOADS[name].alone else clients or WORKLOADS[name].clients)
+    ]
+    runs = Runs()
     with points(flavour) as backend, contextlib.ExitStack() as stack:
-        middles = list(start(targets, backend, stack))
+        middles = list(start(targets, against, backend, stack))
         for number in range(rounds):
-            for mode in modes:
-                for count in clients:
-                    # Every other round backwards: what warms up or wears off favours nobody.
-                    for middle in middles if number % 2 == 0 else reversed(middles):
-                        with console.status(f"round {number + 1} of {rounds}: {mode}, {count} clients, {middle.name}"):
-                            runs[mode, count, middle.name].append(sysbench(middle, mode, count, seconds))
+            for case in cases:
+                # Every other round backwards: what warms up or wears off favours nobody.
+                for middle in middles if number % 2 == 0 else reversed(middles):
+                    with console.status(f"round {number + 1} of {rounds}: {_label(case)}, {middle.name}"):
+                        runs.add(case, middle.name, WORKLOADS[case[0]].run(middle, case[1], seconds))
         version = backend.version
-    report = _report(flavour, version, others, runs, seconds, rounds)
+    tables = list(_tables(flavour, runs))
+    if against:
+        tables.append(_against(runs, middles[-1].name))
+    report = Report(f"compare-{flavour}", f"mybouncer on {flavour}, {BACKENDS} backends", tables)
+    report.notes = [
+        f"Median of {rounds} round{'s' if rounds != 1 else ''} of {seconds} s each, interleaved; a ratio is the median "
+        "of the rounds'. CPU is user + system time of the process in the middle, per statement, connection or row; "
+        "time is that of one of them, over all clients.",
+        _who_runs_where(),
+        "Wanted are the figures of the design, with the answer of this run.",
+    ]
     if quick:
         report.notes += _against_last_time(flavour, runs)
-    return report
-
-
-@contextlib.contextmanager
-def points(flavour: str) -> Iterator[Server]:
-    """A server with the table that the point selects read."""
-    if shutil.which("sysbench") is None:
-        raise BenchError("there is no sysbench on this machine; `make bench` installs it")
-    with server(flavour, 600) as backend:
-        prime(backend.port)
-        _sysbench(Middle("direct", backend.port), "prepare")
-        yield backend
-
-
-def start(targets: Iterable[str], backend: Server, stack: contextlib.ExitStack) -> Iterator[Middle]:
-    """Start what stands in the middle."""
-    for target in targets:
-        if target == "direct":
-            yield Middle(target, backend.port)
-            continue
-        one = haproxy(backend.port) if target == "HAProxy" else mybouncer(backend.url, BACKENDS)
-        middle = stack.enter_context(one)
-        prime(middle.port)
-        yield middle
-
-
-def sysbench(middle: Middle, mode: str, clients: int, seconds: int) -> Run:
-    """One run of point selects."""
-    before = cpu_seconds(middle.pid) if middle.pid else 0.0
-    output = _sysbench(
-        middle,
-        f"--threads={clients}",
-        f"--time={seconds}",
-        "--percentile=99",
-        f"--db-ps-mode={MODES[mode]}",
-        "run",
-    )
-    used = cpu_seconds(middle.pid) - before if middle.pid else 0.0
-    count, per_second = _numbers(r"queries:\s+(\d+)\s+\(([\d.]+) per sec", output)
-    (p99,) = _numbers(r"99th percentile:\s+([\d.]+)", output)
-    (errors,) = _numbers(r"ignored errors:\s+(\d+)", output)
-    if errors:
-        raise BenchError(f"{errors:.0f} statements failed through {middle.name}")
-    return Run(per_second, p99, used / count * 1e6)
-
-
-def _sysbench(middle: Middle, *arguments: str) -> str:
-    argv = [
-        "sysbench",
-        "oltp_point_select",
-        "--mysql-host=127.0.0.1",
-        f"--mysql-port={middle.port}",
-        f"--mysql-user={USER}",
-        f"--mysql-password={PASSWORD}",
-        f"--mysql-db={SCHEMA}",
-        "--tables=1",
-        f"--table-size={_ROWS}",
-        *arguments,
-    ]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchError(f"sysbench {arguments[-1]} through {middle.name} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def prime(port: int) -> None:
-    """Log in once: MySQL wants one complete login per account, and a run shall not contain it."""
-    pymysql.connect(host="127.0.0.1", port=port, user=USER, password=PASSWORD, database=SCHEMA).close()
-
-
-def _numbers(pattern: str, text: str) -> tuple[float, ...]:
-    match = re.search(pattern, text)
-    if match is None:
-        raise BenchError(f"sysbench says something unexpected:\n{text}")
-    return tuple(map(float, match.groups()))
-
-
-def _median(runs: list[Run]) -> Run:
-    return Run(
-        statistics.median(run.per_second for run in runs),
-        statistics.median(run.p99_ms for run in runs),
-        statistics.median(run.cpu_us for run in runs),
-    )
-
-
-def _times(runs: list[Run], base: list[Run], what: str) -> float:
-    """How many times the base: the median of the rounds' ratios, since rounds differ more than what is compared."""
-    pairs = [(getattr(run, what), getattr(other, what)) for run, other in zip(runs, base, strict=True)]
-    return statistics.median(value / other for value, other in pairs) if all(other for _, other in pairs) else 0.0
-
-
-def _report(
-    flavour: str, version: str, others: str, results: dict[Key, list[Run]], seconds: int, rounds: int
-) -> Report:
-    report = Report(
-        f"compare-{flavour}",
-        f"Point selects on {flavour}, {BACKENDS} backends",
-        ("mode, clients", "through", "stmt/s", "p99 ms", "of direct", "CPU µs", "of HAProxy"),
-    )
-    for (mode, clients, target), runs in results.items():
-        direct, relay = results.get((mode, clients, "direct")), results.get((mode, clients, "HAProxy"))
-        run = _median(runs)
-        report.rows.append(
-            (
-                f"{mode}, {clients}",
-                target,
-                f"{run.per_second:,.0f}",
-                f"{run.p99_ms:.2f}",
-                f"{_times(runs, direct, 'p99_ms'):.2f}×" if direct else "–",
-                f"{run.cpu_us:.1f}" if run.cpu_us else "–",
-                f"{_times(runs, relay, 'cpu_us'):.2f}×" if relay and run.cpu_us else "–",
-            )
-        )
-    report.notes.append(
-        f"Median of {rounds} round{'s' if rounds != 1 else ''} of {seconds} s each, interleaved. "
-        "CPU is user + system time of the process in the middle, per statement; ratios are medians of the rounds'."
-    )
     report.machine = machine(
         f"{flavour} {version}",
         others,
@@ -194,23 +121,131 @@ def _report(
     return report
 
 
-def _against_last_time(flavour: str, results: dict[Key, list[Run]]) -> list[str]:
+def _who_runs_where() -> str:
+    if not layout().pinned:
+        return f"Cores: {layout()}. Whoever is in the middle can be preempted by its own clients: CPU is unsteady."
+    return (
+        f"Cores: {layout()}. So nobody in the middle is preempted by its own clients, all of them get the same load, "
+        "and server and clients have no more cores when there is nobody in the middle."
+    )
+
+
+def start(
+    targets: Iterable[str], against: str | None, backend: Server, stack: contextlib.ExitStack
+) -> Iterator[Middle]:
+    """Start what stands in the middle; the other revision comes last."""
+    url = backend.url
+    for target in targets:
+        if target == "direct":
+            yield Middle(target, backend.port)
+        elif target == "HAProxy":
+            yield _primed(stack.enter_context(haproxy(backend.port)))
+        else:
+            yield _primed(stack.enter_context(mybouncer(url, BACKENDS)))
+    if against:
+        root = stack.enter_context(checkout(against))
+        yield _primed(stack.enter_context(mybouncer(url, BACKENDS, name=commit(against), root=root)))
+
+
+def _primed(middle: Middle) -> Middle:
+    prime(middle.port)
+    return middle
+
+
+def _label(case: Case) -> str:
+    return f"{case[0]}, {case[1]}"
+
+
+def _tables(flavour: str, runs: Runs) -> Iterator[Table]:
+    """A table for every kind of workload, in the order in which they were measured."""
+    kinds: dict[Kind, Table] = {}
+    for case in runs.cases():
+        kind = WORKLOADS[case[0]].kind
+        columns = (
+            "workload, clients",
+            "through",
+            kind.rate,
+            "time, of direct",
+            "p99 ms",
+            "of direct",
+            kind.cpu,
+            "of HAProxy",
+            "wanted",
+        )
+        table = kinds.setdefault(kind, Table(kind.title, columns))
+        table.rows += [_row(flavour, runs, case, target, kind) for target in runs.targets(case)]
+    yield from kinds.values()
+
+
+def _row(flavour: str, runs: Runs, case: Case, target: str, kind: Kind) -> Sequence[str]:
+    p99, cpu = runs.median(case, target, "p99_ms"), runs.median(case, target, "cpu")
+    return (
+        _label(case),
+        target,
+        f"{runs.median(case, target, 'per_second'):,.0f}",
+        _times(runs.times(case, target, "direct", "time")),
+        f"{p99:.2f}" if p99 else "–",
+        _times(runs.times(case, target, "direct", "p99_ms")),
+        f"{cpu * kind.factor:.1f}" if cpu else "–",
+        _times(runs.times(case, target, "HAProxy", "cpu")),
+        _wanted(flavour, runs, case) if target == "mybouncer" else "",
+    )
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f}×" if value else "–"
+
+
+def _wanted(flavour: str, runs: Runs, case: Case) -> str:
+    """The figures that are to be reached, each with yes or no."""
+
+    def answer(figure: Figure) -> str:
+        ratio = runs.times(case, "mybouncer", figure.base, figure.what)
+        if not ratio:
+            return f"{figure}: not measured"
+        reached = figure.reached(ratio, runs.more(case, "mybouncer", figure.base, figure.what))
+        return f"{figure}: {'yes' if reached else 'no'}"
+
+    name, clients = case
+    figures = [
+        figure
+        for figure in WORKLOADS[name].figures
+        if figure.clients in (None, clients) and figure.server in (None, flavour)
+    ]
+    return "; ".join(map(answer, figures)) or "–"
+
+
+def _against(runs: Runs, other: str) -> Table:
+    """This checkout as a multiple of another revision."""
+    table = Table(f"Against {other}", ("workload, clients", "time", "p99", "CPU", f"at most {SLOWER}×"))
+    for case in runs.cases():
+        time, p99, cpu = (runs.times(case, "mybouncer", other, what) for what in ("time", "p99_ms", "cpu"))
+        table.rows.append(
+            (_label(case), _times(time), _times(p99), _times(cpu), "yes" if max(time, cpu) <= SLOWER else "no")
+        )
+    return table
+
+
+def _against_last_time(flavour: str, runs: Runs) -> list[str]:
     """What has changed since the last quick run, from the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mybouncer" / "bench-quick.json"
     known: dict[str, list[float]] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(cache.read_text())
     notes = []
-    for (mode, clients, target), runs in results.items():
-        if target != "mybouncer":
+    for case in runs.cases():
+        if "mybouncer" not in runs.targets(case):
             continue
-        run, relay = _median(runs), results.get((mode, clients, "HAProxy"))
-        now = [run.cpu_us, _times(runs, relay, "cpu_us") if relay else 0.0, run.per_second, run.p99_ms]
-        name = f"{flavour} {mode} {clients}"
-        last = known.get(name)
-        if last:
+        now = [
+            runs.median(case, "mybouncer", "cpu") * WORKLOADS[case[0]].kind.factor,
+            runs.times(case, "mybouncer", "HAProxy", "cpu"),
+            runs.median(case, "mybouncer", "per_second"),
+        ]
+        name = f"{flavour}, {_label(case)}{'' if layout().pinned else ', unpinned'}"
+        if last := known.get(name):
             notes.append(
-                f"last time -> now ({name}): CPU {last[0]:.1f} -> {now[0]:.1f} µs ({now[0] / last[0] - 1:+.1%}), "
+                f"last time -> now ({name}): {last[0]:.1f} -> {now[0]:.1f} {WORKLOADS[case[0]].kind.cpu} "
+                f"({now[0] / last[0] - 1:+.1%}), "
                 f"of HAProxy's {last[1]:.2f}× -> {now[1]:.2f}×, {last[2]:,.0f} -> {now[2]:,.0f}/s"
             )
         known[name] = now

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.processes import USER, BenchError, clients, cpu_seconds, mybouncer, raise_descriptor_limit, server
-from bench.report import Report, console, machine, quiet, ratio
+from bench.report import Report, Table, console, machine, quiet, ratio
 from tests.servers import Server
 
 CAP = 10
@@ -45,10 +45,12 @@ def crowd(flavour: str, count: int) -> Report:
                 pooled.append(_run(middle.port, USER, count, 1))
                 used.append(cpu_seconds(middle.pid) - before)
         version = backend.version
+    title = f"{count} clients at once, cap {CAP}, a statement of 5 ms each, {flavour}"
+    table = Table(title, ("", "seconds", "of direct", "failed", "slowest s", "peak"))
     report = Report(
         f"crowd-{flavour}",
-        f"{count} clients at once, cap {CAP}, a statement of 5 ms each, {flavour}",
-        ("", "seconds", "of direct", "failed", "slowest s", "peak"),
+        title,
+        [table],
         notes=[
             f"Statement: `{STATEMENT}`. Median of {ROUNDS} rounds, interleaved; slowest and peak of all of them.",
             "Peak: the account's connections in the server's processlist, sampled all the time.",
@@ -64,7 +66,7 @@ def crowd(flavour: str, count: int) -> Report:
         seconds = statistics.median(said["seconds"] for said in rounds)
         slowest = max(said["slowest"] for said in rounds)
         errors = sum((Counter(said["errors"]) for said in rounds), Counter[str]())
-        report.rows.append(
+        table.rows.append(
             (name, f"{seconds:.2f}", ratio(seconds, base), str(errors.total()), f"{slowest:.2f}", str(seen))
         )
         if errors:

@@ -14,7 +14,7 @@ from bench.processes import (
     resident_bytes,
     server,
 )
-from bench.report import Report, console, machine, quiet
+from bench.report import Report, Table, console, machine, quiet
 
 WANTED = 8192
 
@@ -44,8 +44,7 @@ def idle(flavour: str, count: int) -> Report:
         later = _settled(middle.pid)
         version = backend.version
     each, each_later = (after - before) / count, (later - before) / count
-    return Report(
-        f"idle-{flavour}",
+    table = Table(
         f"{count} idle clients, {flavour}",
         ("", "value"),
         [
@@ -56,6 +55,11 @@ def idle(flavour: str, count: int) -> Report:
             (f"wanted: at most {WANTED:,}", "yes" if max(each, each_later) <= WANTED else "no"),
             ("logins per second", f"{count / said['seconds']:,.0f}"),
         ],
+    )
+    return Report(
+        f"idle-{flavour}",
+        table.title,
+        [table],
         notes=["The memory that the kernel needs for a socket is not in it."],
         machine=machine(f"{flavour} {version}", others),
     )

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -20,11 +21,13 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
+import pymysql
+
+from bench.cores import layout, pin
 from tests.servers import Server, die_with_parent, find_server, free_port, start_server, wait_until
 
 ROOT = Path(__file__).parents[1]
 USER, PASSWORD, SCHEMA = "app", "app-secret", "test"
-_TICKS = os.sysconf("SC_CLK_TCK")
 _START, _STOP = 15.0, 10.0
 
 
@@ -42,10 +45,28 @@ class Middle:
     http_port: int | None = None
 
 
+@dataclass(frozen=True)
+class Run:
+    """What one run of clients showed; a unit is a statement, a connection or a row."""
+
+    per_second: float
+    cpu: float  # seconds of the process in the middle, per unit
+    p99_ms: float = 0.0
+
+    @property
+    def time(self) -> float:
+        """Seconds per unit, over all clients."""
+        return 1 / self.per_second
+
+
 def cpu_seconds(pid: int) -> float:
-    """User and system time that the process has used, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """User and system time that the process has used, all threads, to the nanosecond."""
+    return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3): it has no name in Python
+
+
+def prime(port: int) -> None:
+    """Log in once: MySQL wants one complete login per account, and a run shall not contain it."""
+    pymysql.connect(host="127.0.0.1", port=port, user=USER, password=PASSWORD, database=SCHEMA).close()
 
 
 def resident_bytes(pid: int) -> int:
@@ -99,12 +120,38 @@ def haproxy(backend_port: int) -> Iterator[Middle]:
         argv = ["haproxy", "-db", "-f", str(configuration)]
         with _process(argv, Path(directory) / "log", {"PATH": path}) as process:
             _wait_listening(process, port, Path(directory) / "log")
+            pin(process.pid, layout().middle)
             yield Middle("HAProxy", port, process.pid)
 
 
+def commit(revision: str) -> str:
+    """The short name of a revision of the project. Raises BenchError if there is none."""
+    return _git("rev-parse", "--short", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
+
+
 @contextlib.contextmanager
-def mybouncer(url: str, cap: int, *, python: Sequence[str] = (), **settings: str) -> Iterator[Middle]:
-    """The pooler, as people start it; with options for `python`. Settings are `section__key="value"`."""
+def checkout(revision: str) -> Iterator[Path]:
+    """A directory with the package `proxy` as it is in a revision."""
+    with tempfile.TemporaryDirectory(prefix="mybouncer-bench-") as directory:
+        subprocess.run(["tar", "-x", "-C", directory], input=_git("archive", revision, "proxy"), check=True)
+        yield Path(directory)
+
+
+def _git(*arguments: str) -> bytes:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise BenchError(f"git {' '.join(arguments)} failed: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def mybouncer(
+    url: str, cap: int, *, name: str = "mybouncer", root: Path = ROOT, python: Sequence[str] = (), **settings: str
+) -> Iterator[Middle]:
+    """The pooler of the checkout in `root`, as people start it; with options for `python`.
+
+    Settings are `section__key="value"`.
+    """
     port, http_port = free_port(), free_port()
     argv = [sys.executable, *python, "-m", "proxy", "serve", "--backend", url, "--listen", f"127.0.0.1:{port}"]
     argv += ["--http", f"127.0.0.1:{http_port}", "--max-connections", str(cap)]
@@ -113,18 +160,21 @@ def mybouncer(url: str, cap: int, *, python: Sequence[str] = (), **settings: str
     environment |= {"MYBOUNCER_LISTEN__DRAIN_TIMEOUT": "1s"}
     with tempfile.TemporaryDirectory(prefix="mybouncer-bench-") as directory:
         log = Path(directory) / "log"
-        with _process(argv, log, environment) as process:
+        with _process(argv, log, environment, root) as process:
             _wait_ready(process, http_port, log)
-            yield Middle("mybouncer", port, process.pid, http_port)
+            pin(process.pid, layout().middle)
+            yield Middle(name, port, process.pid, http_port)
 
 
 @contextlib.contextmanager
-def _process(argv: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _process(
+    argv: list[str], log: Path, environment: dict[str, str], directory: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
     with open(log, "wb") as output:
         try:
             process = subprocess.Popen(
                 argv,
-                cwd=ROOT,
+                cwd=directory,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -167,10 +217,10 @@ class Clients:
 
 
 @contextlib.contextmanager
-def clients(*arguments: object) -> Iterator[Clients]:
-    """Start `python -m bench.wire` with these arguments."""
+def clients(*arguments: object, module: str = "bench.wire") -> Iterator[Clients]:
+    """Start `python -m bench.wire`, or another module, with these arguments."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.wire", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

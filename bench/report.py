@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: a table on the terminal, and the same in bench/results with the machine named."""
+"""What a measurement leaves behind: tables on the terminal, and the same in bench/results with the machine named."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import datetime
 import os
 import platform
 import subprocess
+import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
+
+from bench.cores import layout
 
 RESULTS = Path(__file__).parent / "results"
 console = Console(highlight=False)
+_wide = Console(highlight=False, width=max(console.width, 140))  # a narrow terminal wraps tables, and loses nothing
 
 
 @dataclass
-class Report:
-    """One measurement: a title, how it was made, rows, and what to say about them."""
+class Table:
+    """A title, names of columns, rows."""
 
-    name: str
     title: str
     columns: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    machine: list[str] = field(default_factory=list)
 
     def show(self) -> None:
-        """Print the table and the notes."""
-        table = Table(
+        """Print it."""
+        table = RichTable(
             title=self.title,
             title_justify="left",
             title_style="bold",
@@ -44,17 +45,42 @@ class Report:
             table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
-        console.print(table)
+        _wide.print(table)
+
+    def markdown(self) -> Iterator[str]:
+        """Its lines, without the title."""
+        yield "| " + " | ".join(self.columns) + " |"
+        yield "|---" + "|---:" * (len(self.columns) - 1) + "|"
+        yield from ("| " + " | ".join(row) + " |" for row in self.rows)
+
+
+@dataclass
+class Report:
+    """One measurement: its tables, how it was made, and on what."""
+
+    name: str
+    title: str
+    tables: Sequence[Table]
+    notes: list[str] = field(default_factory=list)
+    machine: list[str] = field(default_factory=list)
+
+    def show(self) -> None:
+        """Print the tables and the notes."""
+        for table in self.tables:
+            table.show()
         for note in self.notes:
             console.print(note)
 
     def write(self) -> Path:
         """Write bench/results/<name>.md."""
         RESULTS.mkdir(exist_ok=True)
-        head = "| " + " | ".join(self.columns) + " |"
-        rule = "|---" + "|---:" * (len(self.columns) - 1) + "|"
-        body = ["| " + " | ".join(row) + " |" for row in self.rows]
-        lines = [f"# {self.title}", "", head, rule, *body, ""]
+        lines = [f"# {self.title}", ""]
+        for table in self.tables:
+            if table.title != self.title:
+                lines += [f"## {table.title}", ""]
+            lines += [*table.markdown(), ""]
+        if len(self.tables) > 1:
+            lines += ["## Notes", ""]
         for note in self.notes:
             lines += [note, ""]
         lines += ["## Machine", "", *(f"* {line}" for line in self.machine)]
@@ -70,13 +96,19 @@ def machine(*programs: str) -> list[str]:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    cores = len(os.sched_getaffinity(0))
     return [
-        f"{model}, {cores} core{'s' if cores != 1 else ''} for everything: clients, middle and server",
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        f"{model}; {layout()}",
+        f"{platform.system()} {platform.release()}, {_python()}",
         *programs,
         f"taken on {datetime.datetime.now(datetime.UTC).date().isoformat()}",
     ]
+
+
+def _python() -> str:
+    """Version and build of the interpreter: two builds of one version can be some per cent apart."""
+    flags = [flag for flag in str(sysconfig.get_config_var("PY_CFLAGS")).split() if flag.startswith("-O")]
+    built = "built " + " ".join(platform.python_build()[1].split()[:3])
+    return f"Python {platform.python_version()} ({', '.join([platform.python_compiler(), *flags[-1:], built])})"
 
 
 def quiet() -> str:

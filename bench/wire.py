@@ -101,11 +101,11 @@ async def crowd(port: int, user: str, count: int, statement: str, repeat: int) -
                 errors[error] += 1
 
     clients = await log_in(port, user, count)
-    _say(ready=len(clients))
+    say(ready=len(clients))
     await _line()
     began = time.monotonic()
     await asyncio.gather(*map(work, clients))
-    _say(seconds=time.monotonic() - began, statements=len(waits), errors=dict(errors), slowest=max(waits))
+    say(seconds=time.monotonic() - began, statements=len(waits), errors=dict(errors), slowest=max(waits))
     await _line()
 
 
@@ -114,14 +114,14 @@ async def idle(port: int, user: str, count: int) -> None:
     command = frame(bytes((c.COM_QUERY,)) + b"SELECT 1")
     first = await log_in(port, user, 1)
     await first[0].execute(command)
-    _say(ready=1)
+    say(ready=1)
     await _line()
     began = time.monotonic()
     others = await log_in(port, user, count)
-    _say(seconds=time.monotonic() - began, clients=len(others))
+    say(seconds=time.monotonic() - began, clients=len(others))
     await _line()
     failed = [error for error in await asyncio.gather(*(client.execute(command) for client in others)) if error]
-    _say(statements=len(others), errors=len(failed))
+    say(statements=len(others), errors=len(failed))
     await _line()
 
 
@@ -129,7 +129,8 @@ async def _line() -> str:
     return await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
 
 
-def _say(**values: Any) -> None:
+def say(**values: Any) -> None:
+    """One line of JSON for who started this process."""
     print(json.dumps(values), flush=True)
 
 
@@ -141,7 +142,7 @@ def main(name: str, *arguments: str) -> int:
     try:
         uvloop.run(work)
     except (Refused, OSError) as error:
-        _say(failed=str(error))
+        say(failed=str(error))
         return 1
     return 0
 
