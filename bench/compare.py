@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.cores import layout
 from bench.processes import Middle, Run, checkout, commit, haproxy, mybouncer, prime
-from bench.report import Report, Table, console, first_line, machine, quiet
+from bench.report import OtherWork, Report, Table, console, first_line, machine
 from bench.sysbench import points
 from bench.workloads import WORKLOADS, Figure, Kind
 from tests.servers import Server
@@ -83,7 +83,7 @@ def compare(
     quick: bool = False,
 ) -> Report:
     """Measure and return the tables; nothing is written. `against` is another revision, measured as well."""
-    others = quiet()
+    others = OtherWork()
     cases = [
         (name, count)
         for name in workloads
@@ -109,12 +109,12 @@ def compare(
         "time is that of one of them, over all clients.",
         _who_runs_where(),
         "Wanted are the figures of the design, with the answer of this run.",
+        str(others),
     ]
     if quick:
         report.notes += _against_last_time(flavour, runs)
     report.machine = machine(
         f"{flavour} {version}",
-        others,
         first_line("haproxy", "-v").partition(" - ")[0],
         first_line("sysbench", "--version"),
     )

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.processes import USER, BenchError, clients, cpu_seconds, mybouncer, raise_descriptor_limit, server
-from bench.report import Report, Table, console, machine, quiet, ratio
+from bench.report import OtherWork, Report, Table, console, machine, ratio
 from tests.servers import Server
 
 CAP = 10
@@ -25,7 +25,7 @@ STATEMENT = "SELECT SLEEP(0.005)"
 
 def crowd(flavour: str, count: int) -> Report:
     """Measure and return the table."""
-    others = quiet()
+    others = OtherWork()
     raise_descriptor_limit(count + 200)
     direct: list[dict[str, Any]] = []
     pooled: list[dict[str, Any]] = []
@@ -55,8 +55,9 @@ def crowd(flavour: str, count: int) -> Report:
             f"Statement: `{STATEMENT}`. Median of {ROUNDS} rounds, interleaved; slowest and peak of all of them.",
             "Peak: the account's connections in the server's processlist, sampled all the time.",
             f"CPU of mybouncer, with the {count} logins: {statistics.median(used):.2f} s.",
+            str(others),
         ],
-        machine=machine(f"{flavour} {version}", others),
+        machine=machine(f"{flavour} {version}"),
     )
     base = statistics.median(said["seconds"] for said in direct)
     for name, rounds, seen in (

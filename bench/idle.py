@@ -14,14 +14,14 @@ from bench.processes import (
     resident_bytes,
     server,
 )
-from bench.report import Report, Table, console, machine, quiet
+from bench.report import OtherWork, Report, Table, console, machine
 
 WANTED = 8192
 
 
 def idle(flavour: str, count: int) -> Report:
     """Measure and return the table."""
-    others = quiet()
+    others = OtherWork()
     raise_descriptor_limit(count + 200)
     with (
         server(flavour, 100) as backend,
@@ -60,8 +60,8 @@ def idle(flavour: str, count: int) -> Report:
         f"idle-{flavour}",
         table.title,
         [table],
-        notes=["The memory that the kernel needs for a socket is not in it."],
-        machine=machine(f"{flavour} {version}", others),
+        notes=["The memory that the kernel needs for a socket is not in it.", str(others)],
+        machine=machine(f"{flavour} {version}"),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import resource
 import subprocess
 import sysconfig
 import time
@@ -111,20 +112,34 @@ def _python() -> str:
     return f"Python {platform.python_version()} ({', '.join([platform.python_compiler(), *flags[-1:], built])})"
 
 
-def quiet() -> str:
-    """Look at the processors for a second before anything is started: what else do they do?"""
+class OtherWork:
+    """What the processors do beside a measurement: a look at them for a second before it begins, and all through it."""
 
-    def now() -> tuple[int, int]:
+    def __init__(self) -> None:
+        self._start = self._now()
+        time.sleep(1)
+        self._before, self._start = self._since_start(), self._now()
+        if self._before > 0.1:
+            console.print(f"[yellow]Something else uses {self._before:.0%} of the processors: expect noise.[/]")
+
+    def __str__(self) -> str:
+        """For the end, when the processes that were started have ended."""
+        before, meanwhile = self._before, self._since_start()
+        return f"Other work used {before:.0%} of the processors before it began, {meanwhile:.0%} meanwhile."
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        """Seconds of processors altogether, and of these what others used."""
         ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        return ticks[3] + ticks[4], sum(ticks)  # idle and waiting, all
+        second = os.sysconf("SC_CLK_TCK")
+        idle = ticks[3] + ticks[4]
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ours = time.process_time() + children.ru_utime + children.ru_stime
+        return sum(ticks) / second, (sum(ticks) - idle) / second - ours
 
-    idle, total = now()
-    time.sleep(1)
-    idle_later, total_later = now()
-    busy = 1 - (idle_later - idle) / max(1, total_later - total)
-    if busy > 0.1:
-        console.print(f"[yellow]Something else uses {busy:.0%} of the processors: expect noise.[/]")
-    return f"other work used {busy:.0%} of the processors before it began"
+    def _since_start(self) -> float:
+        (total, others), (total_before, others_before) = self._now(), self._start
+        return max(0.0, others - others_before) / (total - total_before)
 
 
 def first_line(*argv: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.conftest import Proxy
+from tests.live.transcripts import Both
 from tests.servers import Server
 
 
@@ -22,3 +23,11 @@ def shared_proxy(module_proxy: Callable[..., Proxy]) -> Callable[..., Proxy]:
         return running[key]
 
     return start
+
+
+@pytest.fixture(scope="module")
+def both(server: Server, module_proxy: Callable[..., Proxy]) -> Iterator[Both]:
+    """The server, and a pooler before it with room."""
+    made = Both(server, module_proxy(server, max_connections=3))
+    yield made
+    made.remove()

@@ -23,14 +23,17 @@ from proxy.wire.packets import (
     Greeting,
     HandshakeResponse,
     iter_trackers,
-    lenenc_str,
     parse_auth_switch,
     parse_err,
     parse_ok,
     parse_row,
     read_lenenc_int,
-    read_lenenc_str,
 )
+from tests.live.payloads import READ_ONLY_CURSOR as READ_ONLY_CURSOR
+from tests.live.payloads import Statement as Statement
+from tests.live.payloads import Value, as_bytes, binary_row, column_of
+from tests.live.payloads import execute_long_payload as execute_long_payload
+from tests.live.payloads import execute_payload as execute_payload
 
 CAPABILITIES = (
     c.CLIENT_LONG_PASSWORD
@@ -47,14 +50,6 @@ CAPABILITIES = (
     | c.CLIENT_SESSION_TRACK
     | c.CLIENT_DEPRECATE_EOF
 )
-
-READ_ONLY_CURSOR = 1
-
-_INTEGERS = {1: "<b", 2: "<h", 3: "<i", 8: "<q", 9: "<i", 13: "<h"}
-_FLOATS = {4: "<f", 5: "<d"}
-_LONGLONG, _VAR_STRING, _NULL = 8, 253, 6
-
-Value = bytes | int | float | None
 
 
 class Target(Protocol):
@@ -106,16 +101,7 @@ class Result:
     @property
     def names(self) -> list[bytes]:
         """The names of the columns."""
-        return [_column(definition)[0] for definition in self.columns]
-
-
-@dataclass
-class Statement:
-    """A prepared statement: its id and what PREPARE said about it."""
-
-    ident: int
-    params: int
-    columns: int
+        return [column_of(definition)[0] for definition in self.columns]
 
 
 class Raw:
@@ -217,7 +203,7 @@ class Raw:
 
     def send_query(self, sql: str | bytes) -> None:
         """Send a COM_QUERY and read nothing."""
-        self.send(b"\x03" + _bytes(sql))
+        self.send(b"\x03" + as_bytes(sql))
 
     def has_answer(self, seconds: float = 0.0) -> bool:
         """Whether something has arrived (or the connection has ended) within so many seconds."""
@@ -311,7 +297,7 @@ class Raw:
                 result = self._end(packet)
                 result.rows, result.columns, result.has_rows = rows, columns, True
                 return result
-            rows.append(_binary_row(packet, columns) if binary else list(parse_row(packet)))
+            rows.append(binary_row(packet, columns) if binary else list(parse_row(packet)))
 
     # Commands
 
@@ -323,11 +309,11 @@ class Raw:
 
     def query(self, sql: str | bytes) -> Result:
         """COM_QUERY; the last result, an error is not raised."""
-        return self.command(b"\x03" + _bytes(sql))[-1]
+        return self.command(b"\x03" + as_bytes(sql))[-1]
 
     def queries(self, sql: str | bytes) -> list[Result]:
         """COM_QUERY with all its results."""
-        return self.command(b"\x03" + _bytes(sql))
+        return self.command(b"\x03" + as_bytes(sql))
 
     def ok(self, sql: str | bytes) -> Result:
         """COM_QUERY that must not fail."""
@@ -347,7 +333,7 @@ class Raw:
 
     def prepare(self, sql: str | bytes) -> Statement:
         """COM_STMT_PREPARE; raises ServerError."""
-        self.send(b"\x16" + _bytes(sql))
+        self.send(b"\x16" + as_bytes(sql))
         self.expect_answer()
         return self.prepared()
 
@@ -475,72 +461,8 @@ class Raw:
         self.sock.close()
 
 
-def execute_payload(
-    statement: Statement, values: tuple[str | bytes | int | None, ...], *, types: bool = True, cursor: int = 0
-) -> bytes:
-    """COM_STMT_EXECUTE. A value that was sent as long data is given as b"" and left out by `long_data_payload`."""
-    head = b"\x17" + struct.pack("<IBI", statement.ident, cursor, 1)
-    if not statement.params:
-        return head
-    assert len(values) == statement.params
-    nulls = bytearray((len(values) + 7) // 8)
-    kinds, data = b"", b""
-    for i, value in enumerate(values):
-        if value is None:
-            nulls[i // 8] |= 1 << i % 8
-            kinds += bytes((_NULL, 0))
-        elif isinstance(value, int):
-            kinds += bytes((_LONGLONG, 0))
-            data += struct.pack("<q", value)
-        else:
-            kinds += bytes((_VAR_STRING, 0))
-            data += lenenc_str(_bytes(value))
-    return head + bytes(nulls) + (b"\x01" + kinds if types else b"\x00") + data
-
-
-def execute_long_payload(statement: Statement) -> bytes:
-    """COM_STMT_EXECUTE of a statement whose only parameter was sent as long data."""
-    assert statement.params == 1
-    return b"\x17" + struct.pack("<IBI", statement.ident, 0, 1) + b"\0\x01" + bytes((_VAR_STRING, 0))
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
-
-
 def _scramble(plugin: bytes, password: bytes, nonce: bytes) -> bytes:
     if plugin == c.NATIVE_PASSWORD:
         return auth.scramble_native(password, nonce)
     assert plugin == c.CACHING_SHA2_PASSWORD, plugin
     return auth.scramble_sha2(password, nonce)
-
-
-def _column(definition: bytes) -> tuple[bytes, int]:
-    """(name, type) of a column definition."""
-    pos = 0
-    for _ in range(4):
-        _, pos = read_lenenc_str(definition, pos)
-    name, pos = read_lenenc_str(definition, pos)
-    _, pos = read_lenenc_str(definition, pos)
-    return name, definition[pos + 7]
-
-
-def _binary_row(packet: bytes, columns: list[bytes]) -> list[Value]:
-    """A row of the binary protocol; dates and decimals stay bytes."""
-    assert packet[0] == 0
-    pos = 1 + (len(columns) + 9) // 8
-    row: list[Value] = []
-    for i, definition in enumerate(columns):
-        if packet[1 + (i + 2) // 8] >> (i + 2) % 8 & 1:
-            row.append(None)
-            continue
-        kind = _column(definition)[1]
-        format_ = _INTEGERS.get(kind) or _FLOATS.get(kind)
-        if format_ is not None:
-            (value,) = struct.unpack_from(format_, packet, pos)
-            pos += struct.calcsize(format_)
-            row.append(value)
-        else:
-            text, pos = read_lenenc_str(packet, pos)
-            row.append(text)
-    return row

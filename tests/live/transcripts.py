@@ -22,10 +22,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from proxy.wire import constants as c
 from proxy.wire.framing import MAX_FRAME, frame
 from proxy.wire.packets import build_eof, build_ok, encode_tracker, iter_trackers, parse_ok
+from tests.conftest import Proxy
 from tests.live.raw import Raw, Result, Statement, Target
+from tests.servers import Server
 
 _KNOWN_EARLY = c.SERVER_STATUS_AUTOCOMMIT | c.SERVER_STATUS_CURSOR_EXISTS | c.SERVER_PS_OUT_PARAMS
 _SHOWN = 200  # bytes of a packet that are kept as they are; of a longer one its hash stands for it
@@ -160,3 +164,48 @@ def same(direct: Target, pooled: Target, scenario: Scenario, **options: Any) -> 
     expected, seen = (transcript(target, scenario, **options) for target in (direct, pooled))
     lines = difflib.unified_diff(list(map(repr, expected)), list(map(repr, seen)), "direct", "pooled", n=2, lineterm="")
     assert seen == expected, "\n".join(lines)
+
+
+both_dialects = pytest.mark.parametrize("deprecate_eof", [True, False], ids=["deprecate_eof", "eof"])
+
+
+class Both:
+    """A server and a pooler before it, with the tables and programs that scenarios use."""
+
+    DATABASE, OTHER = "commands", "commands_two"
+    ACCOUNT = ("commands", "commands-secret")
+    SCHEMA = (
+        f"CREATE DATABASE {DATABASE}",
+        f"CREATE DATABASE {OTHER}",
+        f"CREATE USER {ACCOUNT[0]}@'%' IDENTIFIED BY '{ACCOUNT[1]}'",
+        f"GRANT ALL ON *.* TO {ACCOUNT[0]}@'%'",
+        f"USE {DATABASE}",
+        "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20)) ENGINE=InnoDB",
+        "INSERT INTO t VALUES (1, 'one'), (2, NULL), (3, 'three')",
+        "CREATE PROCEDURE rows_and_out(IN i INT, OUT o INT, INOUT io INT) "
+        "BEGIN SELECT i AS a, i + 1 AS b; SET o = i * 2; SET io = io + i; SELECT 'last'; END",
+        "CREATE PROCEDURE only_out(OUT o INT, OUT p VARCHAR(20)) BEGIN SET o = 42; SET p = 'text'; END",
+        "CREATE PROCEDURE one_row_and_more() "
+        "BEGIN SELECT 1; SELECT id FROM t ORDER BY id; SELECT 1 FROM t WHERE id < 0; END",
+        "CREATE PROCEDURE fails() BEGIN SELECT 1; SELECT * FROM nowhere; END",
+    )
+
+    def __init__(self, server: Server, pooler: Proxy) -> None:
+        self.server = server
+        self.pooler = pooler
+        server.execute(*self.SCHEMA)
+
+    def remove(self) -> None:
+        """Leave the server as it was."""
+        user = f"DROP USER {self.ACCOUNT[0]}@'%'"
+        self.server.execute(f"DROP DATABASE {self.DATABASE}", f"DROP DATABASE {self.OTHER}", user)
+
+    def compare(self, scenario: Scenario, **options: Any) -> None:
+        """`same`, and nothing is left of it."""
+        user, password = self.ACCOUNT
+        same(self.server, self.pooler, scenario, user=user, password=password, database=self.DATABASE, **options)
+        self.pooler.wait_for_metric('mybouncer_backends{state="leased"}', 0)
+
+    def connect(self, target: Target, **options: Any) -> Raw:
+        """A connection to one of them."""
+        return Raw(target, *self.ACCOUNT, self.DATABASE, timeout=10.0, **options)

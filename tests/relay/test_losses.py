@@ -216,6 +216,25 @@ def test_a_backend_that_dies_in_a_statement_is_2013_and_the_statement_is_not_sen
     assert world.server.take() == [query(b"SELECT 1")]
 
 
+def test_a_client_with_libmariadb_is_told_in_codes_that_it_accepts(make_world):
+    world = make_world(cap=1, queue__timeout_down="1s")
+    app = world.app()
+    app.client.libmariadb = True
+    app.query(b"SELECT 1")
+    world.server.take()
+    world.refusal = ConnectionRefusedError("refused")
+    world.server.die()
+    lost = app.error()
+    assert (lost.code, lost.state) == (1927, b"70100")
+    assert lost.message.startswith(b"Lost connection")
+    app.query(b"SELECT 2")
+    world.advance(2)
+    down = app.error()
+    assert (down.code, down.state) == (1429, b"HY000")
+    assert down.message.startswith(b"Can't connect to MySQL server on")
+    world.refusal = None
+
+
 def test_a_backend_that_dies_in_the_middle_of_a_result_ends_the_client_without_another_packet(world: World):
     app = world.app()
     app.query(b"SELECT a FROM t")
