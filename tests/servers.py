@@ -136,8 +136,16 @@ def find_server(flavour: str) -> str | None:
 
 def find_client(flavour: str) -> list[str] | None:
     """How to call the command line client (`mariadb` or `mysql`) without the machine's option files."""
-    found = _program(flavour, flavour)
-    return [found, "--no-defaults"] if found else None
+    return _without_defaults(_program(flavour, flavour))
+
+
+def find_dump(flavour: str) -> list[str] | None:
+    """The same for the program that dumps databases."""
+    return _without_defaults(_program(flavour, "mariadb-dump" if flavour == "mariadb" else "mysqldump"))
+
+
+def _without_defaults(program: str | None) -> list[str] | None:
+    return [program, "--no-defaults"] if program else None
 
 
 @functools.cache

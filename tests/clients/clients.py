@@ -127,19 +127,23 @@ _CLI_ERROR = re.compile(r"^ERROR (\d+) \(\w+\)(?: at line \d+)?: (.*)$", re.MULT
 
 def cli_command(flavour: str, target: Target, account: Account) -> tuple[list[str], dict[str, str]]:
     """How to call `mariadb` or `mysql`: arguments, environment. Skips the test where the program is missing."""
-    program = find_client(flavour)
+    argv, env = with_login(find_client(flavour), target, account)
+    return [*argv, f"--database={account.database}"] if account.database else argv, env
+
+
+def with_login(program: list[str] | None, target: Target, account: Account) -> tuple[list[str], dict[str, str]]:
+    """A command line program with the options that say where to log in and as whom; and the environment for it."""
     if program is None:
-        pytest.skip(f"there is no {flavour} command line client on this machine")
+        pytest.skip("a command line client is not on this machine (`make test` installs them)")
     where = (
         [f"--socket={target.unix_socket}"]
         if target.unix_socket
         else [f"--host={target.host}", f"--port={target.port}", "--protocol=TCP"]
     )
-    argv = [*program, *where, f"--user={account.user}"]
     # An empty MYSQL_PWD is "no password" for one of them and "ask" for the other.
-    argv += [] if account.password else ["--skip-password"]
-    argv += [f"--database={account.database}"] if account.database else []
-    return argv, os.environ | ({"MYSQL_PWD": account.password} if account.password else {})
+    password = [] if account.password else ["--skip-password"]
+    env = os.environ | ({"MYSQL_PWD": account.password} if account.password else {})
+    return [*program, *where, f"--user={account.user}", *password], env
 
 
 def run_cli(
