@@ -352,12 +352,14 @@ def _copy(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-r", "--reflink=auto", source, target], check=True)
 
 
-def _cache() -> Path:
+def cache_directory() -> Path:
+    """Where what is made once and used by every run is kept: the user's cache directory."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mybouncer"
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock file: of several processes that want to make the same thing, one does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -367,8 +369,8 @@ def _locked(path: Path) -> Iterator[None]:
 def _template(flavour: str) -> Path:
     """A data directory with the accounts, made when there is none for this version and these accounts yet."""
     recipe = repr((server_version(flavour), ACCOUNTS, _COMMON_OPTIONS, _OPTIONS[flavour], os.geteuid()))
-    template = _cache() / f"data-{flavour}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
-    with _locked(template.with_suffix(".lock")):
+    template = cache_directory() / f"data-{flavour}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
+    with locked(template.with_suffix(".lock")):
         if not template.exists():
             _make_template(flavour, template)
     return template

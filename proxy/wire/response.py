@@ -443,7 +443,7 @@ class ResponseReader:
         self.insert_id = ok.last_insert_id or self.insert_id
         if not ok.status & c.SERVER_MORE_RESULTS:
             self._end()
-        if not ok.trackers:
+        if not ok.status & c.SERVER_SESSION_STATE_CHANGED:
             return None
         kept = self._track(ok.trackers)
         return self._packet(build_ok(ok.affected_rows, ok.last_insert_id, ok.status, ok.warnings, ok.info, kept), seq)
@@ -472,7 +472,7 @@ class ResponseReader:
             self._end()
         kept = self._track(ok.trackers) if ok.trackers else b""
         if self.deprecate_eof:
-            if not ok.trackers and not self._shift:
+            if not status & c.SERVER_SESSION_STATE_CHANGED and not self._shift:
                 return None
             return out + self._packet(
                 build_ok(ok.affected_rows, ok.last_insert_id, status, ok.warnings, ok.info, kept, header=0xFE),

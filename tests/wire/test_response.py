@@ -95,6 +95,11 @@ class Ok:
     warnings: int = 0
     info: bytes = b""
     trackers: tuple[Tracker, ...] = ()
+    changed: bool = False  # towards a backend, CHANGED even without trackers: `FLUSH PRIVILEGES` with autocommit off
+
+    @property
+    def told(self) -> bool:
+        return bool(self.trackers) or self.changed
 
     def packets(self, to: Dialect) -> list[bytes]:
         return [self.payload(to, b"\x00")]
@@ -106,9 +111,10 @@ class Ok:
 
     def payload(self, to: Dialect, header: bytes) -> bytes:
         heard = b"".join(tracker_entry(t) for t in self.trackers if to.hears(t))
-        status = self.status | (CHANGED if heard else 0)
+        told = heard or (self.changed and to.backend)
+        status = self.status | (CHANGED if told else 0)
         out = header + number(self.affected) + number(self.insert_id) + struct.pack("<HH", status, self.warnings)
-        if heard:
+        if told:
             return out + text(self.info) + text(heard)
         return out + text(self.info) if self.info else out
 
@@ -244,7 +250,7 @@ class Exchange:
         assert reader.done
         assert not reader.local
         assert reader.error == (Err(last.code, last.state, last.message) if isinstance(last, Error) else None)
-        assert reader.status == (ends[-1].status | (CHANGED if ends[-1].trackers else 0) if ends else None)
+        assert reader.status == (ends[-1].status | (CHANGED if ends[-1].told else 0) if ends else None)
         assert reader.warnings == [0, *(e.warnings for e in ends), *(p.warnings for p in prepared)][-1]
         assert reader.changes == tuple(t for e in ends for t in e.trackers)
         assert reader.insert_id == [0, *(p.insert_id for p in oks if p.insert_id)][-1]
@@ -367,6 +373,7 @@ EXCHANGES = {
     "ok with trackers nobody hears": Exchange(r.QUERY, (Ok(1, 300, trackers=UNHEARD),)),
     "ok with info, trackers nobody hears": Exchange(r.QUERY, (Ok(info=b"Records: 1", trackers=UNHEARD),)),
     "ok with heard trackers": Exchange(r.SINGLE, (Ok(trackers=HEARD),)),
+    "ok with a change that it does not name": Exchange(r.QUERY, (Ok(warnings=1, changed=True),)),
     "ok with info and no trackers": Exchange(r.SINGLE, (Ok(info=b"i" * 300),)),
     "ok of a ping": Exchange(r.SINGLE, (Ok(),)),
     "end of a set option": Exchange(r.SINGLE, (BareRows((), Ok()),)),
@@ -380,6 +387,7 @@ EXCHANGES = {
     "no rows": Exchange(r.QUERY, (Rows((b"a",)),)),
     "rows, end with everything": Exchange(r.QUERY, (replace(SELECT, end=Ok(0, 0, 0x23, 9, b"info", MIXED)),)),
     "rows, end with trackers nobody hears": Exchange(r.QUERY, (replace(SELECT, end=Ok(trackers=UNHEARD)),)),
+    "rows, end with a change that it does not name": Exchange(r.QUERY, (replace(SELECT, end=Ok(changed=True)),)),
     "rows, end longer than a Router believes": Exchange(
         r.QUERY, (replace(SELECT, end=Ok(trackers=((0, b"time_zone", b"z" * 5000),))),)
     ),
@@ -568,8 +576,12 @@ names = st.binary(min_size=1, max_size=8)
 trackers = st.lists(st.sampled_from([*HEARD, *UNHEARD, (0, b"time_zone", b""), (0, b"x", b"\xfb" * 260)]), max_size=4)
 counts = st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1))
 flags = st.integers(0, 0xFFFF).map(lambda n: n & ~(CHANGED | MORE | CURSOR))
-oks = st.builds(Ok, counts, counts, flags, st.integers(0, 0xFFFF), st.binary(max_size=5), trackers.map(tuple))
-ends = st.builds(Ok, st.just(0), st.just(0), flags, st.integers(0, 0xFFFF), st.just(b""), trackers.map(tuple))
+oks = st.builds(
+    Ok, counts, counts, flags, st.integers(0, 0xFFFF), st.binary(max_size=5), trackers.map(tuple), st.booleans()
+)
+ends = st.builds(
+    Ok, st.just(0), st.just(0), flags, st.integers(0, 0xFFFF), st.just(b""), trackers.map(tuple), st.booleans()
+)
 errors = st.builds(Error, st.integers(1000, 5000), st.sampled_from([b"HY000", b"42S02"]), st.binary(max_size=9))
 text_rows = st.lists(st.none() | st.binary(max_size=6), min_size=1, max_size=3).map(lambda v: row(*v))
 binary_rows = st.binary(max_size=12).map(lambda b: b"\0" + b)
