@@ -4,6 +4,7 @@
 #   make run BACKEND=mysql://127.0.0.1:3306    the pooler in front of that server
 #   make check                                 lint, format, types, layers
 #   make test                                  everything, on real MariaDB and MySQL servers (ARGS="-k pins -x")
+#   make clients                               other people's test suites, direct and through (some 15 minutes)
 #   make bench                                 comparisons with other poolers
 #   make venv                                  the environment for development, in .venv
 #   make clean                                 removes what these made in the checkout
@@ -18,7 +19,7 @@ ARGS ?=
 export BACKEND PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv check test bench clean servers
+.PHONY: help run venv check test clients bench clean servers
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -49,6 +50,10 @@ servers:
 
 test: venv servers
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
+
+clients: venv servers
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup tests/clients/test_suites.py tests/clients/test_dumps.py \
+		--tables tests/clients/results $(ARGS)
 
 bench: venv servers
 	@scripts/install-packages bench

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.clients.clients import Account, Target, cli_command, with_login
+from tests.clients.suites.tables import DumpResult, Tables
 from tests.conftest import Proxy
 from tests.servers import Server, find_dump
 
@@ -102,17 +103,28 @@ def database(
         pytest.param(("--skip-opt", "--hex-blob", "--complete-insert", WITHOUT_GIANT), id="row by row"),
     ],
 )
-def test_a_dump_through_the_proxy_is_the_same_to_the_byte(database: Database, options: tuple[str, ...]) -> None:
+def test_a_dump_through_the_proxy_is_the_same_to_the_byte(
+    database: Database, options: tuple[str, ...], tables: Tables
+) -> None:
     direct = database.dump("direct", database.direct, EVERYTHING.database, *options)
     through = database.dump("through", database.through, EVERYTHING.database, *options)
     assert direct.stat().st_size > (200_000 if WITHOUT_GIANT in options else 17 << 20)
-    assert filecmp.cmp(direct, through, shallow=False)
+    equal = filecmp.cmp(direct, through, shallow=False)
+    row = DumpResult(f"dump, `{' '.join(options)}`: bytes", direct.stat().st_size, through.stat().st_size, equal)
+    tables.of(database.server.flavour).dumps.append(row)
+    assert equal
 
 
-def test_what_is_restored_through_the_proxy_is_the_same_database(database: Database) -> None:
+def test_what_is_restored_through_the_proxy_is_the_same_database(database: Database, tables: Tables) -> None:
     original = database.dump("original", database.through, EVERYTHING.database, "--skip-comments")
+    expected = database.checksums(EVERYTHING.database)
+    restored = []
     for copy, target in zip(COPIES, (database.direct, database.through), strict=True):
         database.load(original, target, copy)
-        assert database.checksums(copy) == database.checksums(EVERYTHING.database)
-        again = database.dump(copy, database.direct, copy, "--skip-comments")
-        assert filecmp.cmp(original, again, shallow=False), copy
+        sums = database.checksums(copy)
+        dumped_again = database.dump(copy, database.direct, copy, "--skip-comments")
+        same_dump = filecmp.cmp(original, dumped_again, shallow=False)
+        assert (sums, same_dump) == (expected, True), copy
+        restored.append(len(sums))
+    row = DumpResult("tables with equal checksums and an equal dump after a restore", *restored, True)
+    tables.of(database.server.flavour).dumps.append(row)
