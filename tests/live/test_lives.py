@@ -70,6 +70,7 @@ def _in_the_queue(client: Raw, holder: Raw, proxy: Proxy) -> None:
 
 
 def _while_a_statement_runs(client: Raw, holder: Raw, proxy: Proxy) -> None:
+    client.ok("DO 1")  # from now on its connection is in its settings: a lease means that the statement was sent
     client.send_query("INSERT INTO log (what) SELECT 'running' FROM (SELECT SLEEP(0.3)) s")
     proxy.wait_for_metric('mybouncer_backends{state="leased"}', 1)
 
@@ -132,6 +133,7 @@ def _in_a_large_command_that_waits(client: Raw, holder: Raw, proxy: Proxy) -> No
 
 
 def _with_commands_sent_ahead(client: Raw, holder: Raw, proxy: Proxy) -> None:
+    client.ok("DO 1")
     client.pipeline(
         b"\x03INSERT INTO log (what) SELECT 'ahead' FROM (SELECT SLEEP(0.2)) s",
         b"\x03INSERT INTO log (what) VALUES ('never')",
