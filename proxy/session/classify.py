@@ -93,9 +93,9 @@ _LOCAL: Final = re.compile(
     rb"|`[^`]++`|'[^'\\]++'|\"[^\"\\]++\"))?)\s*+;?\s*+\Z",
     re.IGNORECASE,
 )
+# On the tokens, so that comments and parentheses do not hide the id.
 _KILL: Final = re.compile(
-    rb"\s*+kill\s++(?:(?:hard|soft)\s++)?(?:connection\s++|(?P<query>query\s++))?(?P<id>\d{1,10})\s*+;?\s*+",
-    re.IGNORECASE,
+    rb"kill (?:(?:hard|soft) )?(?:connection |(?P<query>query ))?(?:\( )*+(?P<id>\d{1,10})(?: \))*+"
 )
 _LOCAL_SHOW: Final[dict[str, int]] = {
     "w": SHOW_WARNINGS,
@@ -211,8 +211,8 @@ class Classifier:
         effect = self._effects.of(parts)
         local = _LOCAL.match(sql) if len(parts) == 1 and len(sql) < 256 else None
         kind = _kind(text)
-        if kind == b"kill":
-            kill = _KILL.fullmatch(sql)
+        if kind == b"kill" and len(parts) == 1:
+            kill = _KILL.fullmatch(b" ".join(parts[0]))
             if kill is not None and int(kill["id"]) >= FIRST_VIRTUAL_ID:
                 return self._share(kind, effect, KILL_QUERY if kill["query"] else KILL_CONNECTION, kill["id"])
         if local is None:

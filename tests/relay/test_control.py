@@ -32,7 +32,17 @@ def busy(world: World, statement: bytes = b"SELECT SLEEP(9)"):
 # KILL
 
 
-@pytest.mark.parametrize("text", [b"KILL QUERY %d", b"kill  query %d ;", b"KILL HARD QUERY %d", b"KILL SOFT query %d"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"KILL QUERY %d",
+        b"kill  query %d ;",
+        b"KILL HARD QUERY %d",
+        b"KILL SOFT query %d",
+        b"/* from app.py */ KILL QUERY %d -- now",
+        b"# at once\nkill query/**/(%d)",
+    ],
+)
 def test_a_running_statement_is_killed_on_its_own_backend_beside_a_full_cap(
     make_world: Callable[..., World], text: bytes
 ):
