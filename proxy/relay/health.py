@@ -37,19 +37,28 @@ class Health:
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
         self._answered_at = self._failed_at = self._asked_at = float("-inf")
+        self._down_since: float | None = None
         self._question: asyncio.Task[None] | None = None
         self.last_error = "not seen yet"
 
     def answered(self) -> None:
         """The server has said something."""
-        self._answered_at = self._relay.loop.time()
+        self._answered_at = now = self._relay.loop.time()
+        since, self._down_since = self._down_since, None
+        if since is not None:
+            label = self._relay.address.label
+            self._relay.log.info("server answers again", server=label, seconds=round(now - since, 1))
 
     def failed(self, exc: Exception) -> None:
         """The server could not be reached, or has vanished."""
         self.last_error = str(exc) or "timed out"
         self._failed_at = self._relay.loop.time()
         label = self._relay.address.label
-        self._relay.limited_log("server_down", "server cannot be reached", server=label, error=self.last_error)
+        if self._down_since is None:  # every outage is told, and its end
+            self._down_since = self._failed_at
+            self._relay.log.warning("server cannot be reached", server=label, error=self.last_error)
+        else:
+            self._relay.limited_log("server_down", "server cannot be reached", server=label, error=self.last_error)
 
     def down_text(self) -> str:
         """The text of our 2003."""

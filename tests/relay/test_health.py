@@ -120,3 +120,17 @@ def test_a_host_that_has_vanished_makes_the_server_not_ready_until_it_answers(ma
     world.control_ends()
     assert server.slot == "free"
     assert world.relay.stats.backend_closes == {"timed_out": 1}
+
+
+def test_every_outage_is_told_once_and_so_is_its_end(world: World):
+    health = world.relay.health
+    for _ in range(2):
+        world.log.clear()
+        health.failed(ConnectionRefusedError("refused"))
+        health.failed(ConnectionRefusedError("refused"))
+        world.advance(3)
+        health.answered()
+        health.answered()
+        told = [(event, values) for event, values in world.log if event.startswith("server")]
+        assert [event for event, _ in told] == ["server cannot be reached"] * 2 + ["server answers again"]
+        assert told[-1][1]["seconds"] == 3.0
