@@ -29,7 +29,7 @@ from prometheus_client.utils import floatToGoString
 
 from proxy import __version__
 from proxy.histogram import Histogram
-from proxy.pool.queue import OTHER, WAIT_BOUNDS
+from proxy.pool.queue import OTHER
 from proxy.pool.registry import Registry
 from proxy.relay.stats import Counters
 from proxy.wire import constants
@@ -233,8 +233,8 @@ class Exporter:
         for account in now.accounts:
             waiting[label(account.name)] += account.waiting
         waits: dict[Labels, Buckets] = {}
-        for name, counts in queue.wait_buckets.items():
-            key, one = (label(name),), Buckets(WAIT_BOUNDS, tuple(counts), queue.wait_sums[name])
+        for name, histogram in queue.waits.items():
+            key, one = (label(name),), Buckets.of(histogram)
             waits[key] = waits[key] + one if key in waits else one
         return {
             "backends": _by(now.slots, BACKEND_STATES),

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
+from proxy.histogram import Histogram
 from proxy.pool.budget import IDLE, OPENING, STATES
 from proxy.pool.queue import Waiter
 from proxy.pool.throttle import Throttle
@@ -93,6 +94,7 @@ class Account:
         "throttle",
         "turn_since",
         "waiters",
+        "waits",
         "weight",
     )
 
@@ -109,6 +111,7 @@ class Account:
         self.promised = 0  # backends being closed so that this account gets their slots
         self.leaving = 0  # backends of this account being closed so that somebody gets their slots
         self.turn_since = 0.0  # since when it has had a slot without interruption
+        self.waits: Histogram | None = None  # the queue's histogram of its waits, once somebody has waited
         self.throttle = Throttle()
 
     @property

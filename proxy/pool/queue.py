@@ -9,7 +9,6 @@ Removal from the middle is O(1) (OrderedDict is a linked list; a plain dict woul
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from proxy.histogram import Histogram
+
 if TYPE_CHECKING:
     from proxy.pool.pool import Account, Backend, Pool
 
 WAITING, GRANTED, FAILED, CANCELLED = range(4)
 WAITER_STATES = ("waiting", "granted", "failed", "cancelled")
 
-# Upper bounds in seconds of the wait-time histogram; one more bucket holds what is above the last.
+# Upper bounds in seconds of the histograms of waits.
 WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 MAX_HISTOGRAMS = 1000
 OTHER = "other"
@@ -124,7 +125,7 @@ class Queue:
     `join` and `leave` are the only ways in and out.
     """
 
-    __slots__ = ("abandoned", "failed", "grants", "line", "timeout", "timeouts", "wait_buckets", "wait_sums")
+    __slots__ = ("abandoned", "failed", "grants", "line", "timeout", "timeouts", "waits")
 
     def __init__(self, timeout: float) -> None:
         self.line: OrderedDict[Waiter, None] = OrderedDict()
@@ -133,25 +134,26 @@ class Queue:
         self.timeouts = 0
         self.failed = 0
         self.abandoned = 0
-        self.wait_buckets: dict[str, list[int]] = {}
-        self.wait_sums: dict[str, float] = {}
+        self.waits: dict[str, Histogram] = {}  # by account name, of everyone who waited
 
     def join(self, waiter: Waiter, now: float) -> None:
         assert waiter.state == WAITING
         waiter.enqueued_at = now
         waiter.deadline = now + self.timeout
         self.line[waiter] = None
-        waiter.pool.account.waiters[waiter] = None
-        waiter.pool.waiting += 1
+        pool = waiter.pool
+        pool.account.waiters[waiter] = None
+        pool.waiting += 1
 
     def leave(self, waiter: Waiter, state: int, now: float) -> None:
         assert waiter.state == WAITING and state != WAITING
         waiter.state = state
         del self.line[waiter]
         pool = waiter.pool
-        del pool.account.waiters[waiter]
+        account = pool.account
+        del account.waiters[waiter]
         pool.waiting -= 1
-        self._observe(pool.account, now - waiter.enqueued_at)
+        (account.waits or self._histogram(account)).observe(now - waiter.enqueued_at)
 
     def set_timeout(self, timeout: float) -> None:
         self.timeout = timeout
@@ -174,16 +176,11 @@ class Queue:
     def oldest(self) -> Waiter | None:
         return next(iter(self.line), None)
 
-    def _observe(self, account: Account, waited: float) -> None:
-        name = account.name
-        buckets = self.wait_buckets.get(name)
-        if buckets is None:
-            if len(self.wait_buckets) >= MAX_HISTOGRAMS:
-                name = OTHER
-            buckets = self.wait_buckets.setdefault(name, [0] * (len(WAIT_BOUNDS) + 1))
-            self.wait_sums.setdefault(name, 0.0)
-        buckets[bisect_left(WAIT_BOUNDS, waited)] += 1
-        self.wait_sums[name] += waited
+    def _histogram(self, account: Account) -> Histogram:
+        """An account's waits outlive it: it may come again. Past a thousand accounts the others share one."""
+        name = account.name if account.name in self.waits or len(self.waits) < MAX_HISTOGRAMS else OTHER
+        account.waits = self.waits.setdefault(name, Histogram(WAIT_BOUNDS))
+        return account.waits
 
     def __len__(self) -> int:
         return len(self.line)

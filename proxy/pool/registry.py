@@ -164,8 +164,10 @@ class Registry:
         if len(self._line) >= self.max_waiting:
             self.rejected += 1
             raise QueueFull
+        account = waiter.pool.account
+        if not account.waiters:
+            self.shares.joined(account)
         self.queue.join(waiter, self._clock())
-        self.shares.joined(waiter.pool.account)
         budget = self.budget
         if budget.in_use < budget.cap or budget.counts[IDLE] or self._dispatch.freed:
             self._dispatch.settle()
@@ -324,11 +326,6 @@ class Registry:
     def waiters(self) -> Iterator[Waiter]:
         """In the order they joined."""
         return iter(self._line)
-
-    @property
-    def wait_buckets(self) -> dict[str, list[int]]:
-        """Per account name, counts per bucket of WAIT_BOUNDS, of everyone who waited; sums in `queue.wait_sums`."""
-        return self.queue.wait_buckets
 
     @property
     def refusals_absorbed(self) -> dict[int, int]:

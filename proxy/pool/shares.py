@@ -31,14 +31,14 @@ class Shares:
         self._weight_waiting = 0.0
 
     def joined(self, account: Account) -> None:
-        if account not in self.waiting:
-            self.waiting[account] = None
-            self._weight_waiting += account.weight
+        """It had no waiters, and is about to have one."""
+        self.waiting[account] = None
+        self._weight_waiting += account.weight
 
     def left(self, account: Account) -> None:
-        if not account.waiters and account in self.waiting:
-            del self.waiting[account]
-            self._weight_waiting = self._weight_waiting - account.weight if self.waiting else 0.0
+        """Its last waiter is gone."""
+        del self.waiting[account]
+        self._weight_waiting = self._weight_waiting - account.weight if self.waiting else 0.0
 
     def served(self, account: Account) -> None:
         if account in self.waiting:
