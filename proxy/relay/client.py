@@ -22,6 +22,7 @@ from proxy.wire.response import NO_RESPONSE, QUERY
 from . import answers, commands, lease, release, soft, upload
 from .commands import PLAIN
 from .prepared import Prepared, end_private, join_frames
+from .stream import CUT_SHORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -472,6 +473,8 @@ class Client(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client has closed."""
+        if self.buffer and not self.busy:
+            self.relay.count_malformed(self.address, CUT_SHORT)
         self.cut("client_gone")
         return False
 

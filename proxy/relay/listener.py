@@ -27,7 +27,7 @@ from proxy.wire.framing import frame
 from proxy.wire.packets import Greeting, build_err
 
 from . import login
-from .stream import LOGIN_PACKET_LIMIT
+from .stream import CUT_SHORT, LOGIN_PACKET_LIMIT
 
 if TYPE_CHECKING:
     from .relay import Relay
@@ -238,9 +238,13 @@ class Listener:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data = b""
-        if not data:
             self._drop(newcomer, "client_gone")
+            return
+        if not data:
+            if newcomer.early:
+                self._bad(newcomer, c.ER_HANDSHAKE, f"Bad handshake: {CUT_SHORT}")
+            else:
+                self._drop(newcomer, "client_gone")
             return
         newcomer.early += data
         early = newcomer.early

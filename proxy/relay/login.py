@@ -32,7 +32,7 @@ from . import answers
 from .client import WRITE_HIGH, WRITE_LOW, Client
 from .connect import KEY, Refused
 from .proofs import WaitOver
-from .stream import PacketStream, PeerGone
+from .stream import CUT_SHORT, PacketStream, PeerGone
 from .tls import Tls
 
 if TYPE_CHECKING:
@@ -156,12 +156,12 @@ async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
         relay.limited_log(f"tls {address.rpartition(':')[0]}", "TLS handshake failed", client=address, error=str(exc))
         reason = "tls"
     except (PeerGone, ConnectionError):
-        reason = "client_gone"
+        reason = _left(login)
     except asyncio.CancelledError:
         if not stream.gone:
             raise
         task.uncancel()
-        reason = "client_gone"
+        reason = _left(login)
     except Exception as exc:
         relay.log.error("login failed unexpectedly", client=address, error=repr(exc), exc_info=exc)
         login.refuse(Err(c.ER_HANDSHAKE, b"08S01", b"Bad handshake"))
@@ -172,6 +172,14 @@ async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
     if stream.transport is not None:
         stream.transport.close()
     return False
+
+
+def _left(login: _Login) -> str:
+    """The client has closed: why its login failed."""
+    if not login.stream.cut_short:
+        return "client_gone"
+    login.relay.count_malformed(login.address, CUT_SHORT)
+    return "malformed"
 
 
 def _words(exc: ProtocolError) -> bytes:

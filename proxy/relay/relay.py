@@ -287,7 +287,8 @@ class Relay:
     def count_malformed(self, address: str, text: str) -> None:
         """A client sent what no client may send."""
         self.stats.malformed += 1
-        self.limited_log(f"malformed {address.rpartition(':')[0]}", "malformed packet", client=address, error=text)
+        host = address.rpartition(":")[0]
+        self.limited_log(f"malformed {host} {text}", "malformed packet", client=address, error=text)
 
     def pinned(self, client: Client, mask: int) -> None:
         """A session got new pins."""

@@ -13,6 +13,7 @@ from typing import cast
 from proxy.wire.framing import PacketReader, frame
 
 LOGIN_PACKET_LIMIT = 64 * 1024
+CUT_SHORT = "the connection ended inside a packet"
 
 
 class PeerGone(Exception):
@@ -27,6 +28,7 @@ class PacketStream(asyncio.Protocol):
         self._reader.feed(early)
         self._waiter: asyncio.Future[None] | None = None
         self._gone: PeerGone | None = None
+        self.cut_short = False  # the peer has closed inside a packet
         self.on_gone: Callable[[], object] | None = None
         self.transport: asyncio.Transport | None = None
         self.opened_at = 0.0
@@ -43,6 +45,7 @@ class PacketStream(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The peer has closed its side."""
+        self.cut_short = self._gone is None and self._reader.inside
         self._end("connection closed")
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -78,6 +78,15 @@ class PacketReader:
                 return payload
         return None
 
+    @property
+    def inside(self) -> bool:
+        """Whether what was fed ends inside a packet."""
+        buffer = self._buffer
+        pos, have = 0, len(buffer)
+        while have - pos >= 4:
+            pos += 4 + (buffer[pos] | buffer[pos + 1] << 8 | buffer[pos + 2] << 16)
+        return pos != have or bool(self._payload)
+
     def take_rest(self) -> bytes:
         """Return, and forget, the bytes that are not part of a returned payload."""
         rest = bytes(self._buffer)

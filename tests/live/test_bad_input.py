@@ -108,14 +108,25 @@ def test_a_silent_client_is_sent_away(pooler: Proxy, neighbour: Raw) -> None:
         assert _error_at_the_end(sock).code == 1159
 
 
-def test_a_client_that_leaves_in_its_login_leaves_nothing(pooler: Proxy, neighbour: Raw) -> None:
-    for size in (0, 3, 20, 36, 60):
-        sock = socket.create_connection((pooler.host, pooler.port), timeout=10)
-        sock.recv(4096)
-        sock.sendall(frame(GOOD, 1)[:size])
-        sock.close()
-    name = 'mybouncer_login_failures_total{reason="client_gone"}'
-    wait_until(lambda: pooler.metrics().get(name, 0) >= 5, 10, "all five are counted")
+@pytest.mark.parametrize(("size", "reason"), [(0, "client_gone"), *((n, "malformed") for n in (3, 20, 36, 60))])
+def test_a_login_that_ends_early_is_counted(pooler: Proxy, neighbour: Raw, size: int, reason: str) -> None:
+    names = (f'mybouncer_login_failures_total{{reason="{reason}"}}', "mybouncer_malformed_total")
+    before = [pooler.metrics().get(name, 0) for name in names]
+    sock = socket.create_connection((pooler.host, pooler.port), timeout=10)
+    sock.recv(4096)
+    sock.sendall(frame(GOOD, 1)[:size])
+    sock.close()
+    wanted = [before[0] + 1, before[1] + (size > 0)]
+    wait_until(lambda: [pooler.metrics().get(name, 0) for name in names] == wanted, 10, "it is counted")
+
+
+@pytest.mark.parametrize("size", [3, 4, 8])
+def test_a_command_that_ends_early_is_counted(pooler: Proxy, neighbour: Raw, size: int) -> None:
+    before = pooler.metrics()["mybouncer_malformed_total"]
+    client = Raw(pooler)
+    client.sock.sendall(frame(b"\x03SELECT 1")[:size])
+    client.sock.close()
+    wait_until(lambda: pooler.metrics()["mybouncer_malformed_total"] == before + 1, 10, "it is counted")
 
 
 @pytest.mark.parametrize(

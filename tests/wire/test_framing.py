@@ -144,3 +144,19 @@ def test_any_bytes_are_read_or_refused(data: bytes, strict: bool) -> None:
         read_all(reader, cut(data, range(len(data))))
     except ProtocolError as refused:
         assert refused.code in (1153, 1156)
+
+
+@pytest.mark.parametrize("fed", range(13))
+def test_a_stream_ends_inside_a_packet_or_between_two(fed: int) -> None:
+    reader = PacketReader()
+    reader.feed((frame(b"ab", 0) + frame(b"", 1) + frame(b"c", 2))[:fed])
+    assert reader.inside == (fed not in (0, 6, 10))
+    while reader.next_packet() is not None:
+        pass
+    assert reader.inside == (fed not in (0, 6, 10))
+
+
+def test_a_packet_of_several_frames_is_not_over_before_its_last() -> None:
+    reader = PacketReader(limit=2 * MAX_FRAME)
+    reader.feed(frame(bytes(MAX_FRAME), 0)[: 4 + MAX_FRAME])
+    assert reader.next_packet() is None and reader.inside
