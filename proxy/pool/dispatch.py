@@ -117,7 +117,7 @@ class Dispatch:
         down = self.refusals.down_since
         waiter = self.queue.expired(now, down, self.queue_timeout_down)
         if waiter is not None:
-            kind = FailureKind.TIMEOUT if now >= waiter.deadline else FailureKind.DOWN
+            kind = FailureKind.TIMEOUT if down is None else FailureKind.DOWN
             self.queue.timeouts += 1
             self.leave(waiter, FAILED, now)
             waiter.on_fail(Failure(kind))
@@ -127,7 +127,7 @@ class Dispatch:
     def expire_logins(self, now: float) -> None:
         down = self.refusals.down_since
         for login in self.logins.expired(now, down, self.queue_timeout_down):
-            kind = FailureKind.TIMEOUT if now >= login.deadline else FailureKind.DOWN
+            kind = FailureKind.TIMEOUT if down is None else FailureKind.DOWN
             if login.state == WAITING:
                 self.logins.timeouts += 1
                 self.logins.leave(login, FAILED)

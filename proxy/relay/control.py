@@ -183,6 +183,11 @@ class Control:
             self._unsure.pop(backend, None)
             self._relay.backend_gone(backend)
 
+    async def reach(self, pool: Pool) -> None:
+        """Log in, and no more. Raises as `_connection`."""
+        async with self._connection(pool):
+            pass
+
     # The connection
 
     @contextlib.asynccontextmanager

@@ -3,12 +3,13 @@
 `/readyz` comes from here. It is asked by machines, often, and answers within a second whatever the server does: a
 question that is not answered by then goes on, and the next one who asks waits for the same answer. Never more than one
 question in five seconds, and none that leaves a trace: on an idle backend, else with a login that the server refuses.
+While clients wait and nobody gets on it is asked as well, so that they can be told whether it is the server.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.pool.budget import IDLE
 from proxy.wire import constants as c
@@ -18,6 +19,9 @@ from .connect import PROBE_USER, Refused
 from .stream import PeerGone
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from proxy.pool.pool import Pool
     from proxy.wire.packets import Greeting
 
     from .backend import Backend
@@ -38,12 +42,14 @@ class Health:
         self._relay = relay
         self._answered_at = self._failed_at = self._asked_at = float("-inf")
         self._down_since: float | None = None
+        self._unanswered_since: float | None = None
         self._question: asyncio.Task[None] | None = None
         self.last_error = "not seen yet"
 
     def answered(self) -> None:
         """The server has said something."""
         self._answered_at = now = self._relay.loop.time()
+        self._unanswered_since = None
         since, self._down_since = self._down_since, None
         if since is not None:
             label = self._relay.address.label
@@ -64,6 +70,18 @@ class Health:
         """The text of our 2003."""
         return f"Can't connect to MySQL server on '{self._relay.address.label}' ({self.last_error})"
 
+    def silence(self, now: float) -> str:
+        """What to add to an answer or a line of the log, if the server has not answered what it was asked."""
+        since = self._unanswered_since
+        if since is None or now - since < PATIENCE:
+            return ""
+        return f"; the server has not answered for {now - since:.1f} s"
+
+    def doubt(self, now: float, pool: Pool) -> None:
+        """All connections are at work, and no work ends: ask the server, with the credentials of `pool`."""
+        if self._question is None and now - self._asked_at >= ASK_EVERY:
+            self._ask(now, self._ask_beside(pool))
+
     async def ready(self) -> tuple[bool, str]:
         """Whether statements can be run now, and why not."""
         relay = self._relay
@@ -72,7 +90,7 @@ class Health:
         now = relay.loop.time()
         stale = self._failed_at >= self._answered_at or now - self._answered_at >= ASK_EVERY
         if self._question is None and stale and now - self._asked_at >= ASK_EVERY:
-            self._ask(now)
+            self._ask_somebody(now)
         if self._question is not None:
             await asyncio.wait((self._question,), timeout=PATIENCE)
         if self._question is not None:
@@ -92,14 +110,18 @@ class Health:
 
     # Questions
 
-    def _ask(self, now: float) -> None:
+    def _ask_somebody(self, now: float) -> None:
         relay = self._relay
         idle = [backend for backend in relay.backends if backend.slot == IDLE]
         if not idle and relay.backends and self._failed_at < self._answered_at:
             return  # all are at work: that is an answer
+        self._ask(now, self._ask_on(max(idle, key=lambda backend: backend.idle_since)) if idle else self._probe())
+
+    def _ask(self, now: float, question: Coroutine[Any, Any, None]) -> None:
         self._asked_at = now
-        question = self._ask_on(max(idle, key=lambda backend: backend.idle_since)) if idle else self._probe()
-        self._question = relay.spawn(question)
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+        self._question = self._relay.spawn(question)
         self._question.add_done_callback(self._over)
 
     def _over(self, _question: asyncio.Task[None]) -> None:
@@ -119,6 +141,17 @@ class Health:
         relay.registry.release(backend)
         if backend.slot == IDLE:
             backend.idle_since = idle_since
+
+    async def _ask_beside(self, pool: Pool) -> None:
+        """A login on the control slot, which leaves no trace in the server's log either."""
+        try:
+            await self._relay.control.reach(pool)
+        except Refused:
+            pass
+        except (OSError, PeerGone, ProtocolError, TimeoutError) as exc:
+            self.failed(exc)
+            return
+        self.answered()
 
     async def _probe(self) -> None:
         """Ask for a greeting, with a login of our own that the server refuses."""

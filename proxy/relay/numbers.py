@@ -62,7 +62,7 @@ def describe_stall(relay: Relay, now: float) -> str:
     waiting = {process_of(client) for client in relay.clients.values() if client.waiter is not None}
     if holders & waiting - {None}:
         parts.append("nested transactions?")
-    return "; ".join(parts)
+    return "; ".join(parts) + relay.health.silence(now)
 
 
 def _host(client: Client) -> str:

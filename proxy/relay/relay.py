@@ -398,7 +398,7 @@ class Relay:
             limit = failure.message or "queue.timeout"
             waited = "the queue is full" if failure is self.queue_full else f"waited {now - since:.1f} s"
             where = f"for a connection to {self.address.label}"
-            text = f"Too many connections: {waited} {where} ({self.registry.describe(now)}; {limit})"
+            text = f"Too many connections: {waited} {where} ({self.registry.describe(now)}{self.health.silence(now)}; {limit})"
             return c.ER_CON_COUNT, b"08004", text
         return failure.code, failure.sqlstate, failure.message
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.pool.budget import LEASED
 from proxy.wire import constants as c
 
 from . import numbers
@@ -15,6 +16,7 @@ from . import numbers
 if TYPE_CHECKING:
     from .relay import Relay
 
+DOUBT = 1.0  # seconds without a grant, while somebody waits, until the server is asked whether it is there
 STALL = 5.0  # seconds without a grant, while somebody waits
 STALL_EVERY = 60.0
 
@@ -62,7 +64,10 @@ class Watch:
         if not waiting or grants != self._grants or registry.down_since is not None:
             self._grants = grants
             self._granted_at = now
-        elif now - self._granted_at >= STALL and now - self._logged_at >= STALL_EVERY:
+            return
+        if now - self._granted_at >= DOUBT:
+            self._doubt(now)
+        if now - self._granted_at >= STALL and now - self._logged_at >= STALL_EVERY:
             self._logged_at = now
             self._relay.log.warning(
                 "nobody gets a connection",
@@ -72,3 +77,9 @@ class Watch:
                 allowed=registry.budget.effective,
                 why=numbers.describe_stall(self._relay, now),
             )
+
+    def _doubt(self, now: float) -> None:
+        """Ask the server whether it is there, unless it is clients who keep all connections from getting on."""
+        leased = [backend for backend in self._relay.backends if backend.slot == LEASED]
+        if leased and all(backend.running for backend in leased):
+            self._relay.health.doubt(now, leased[0].pool)

@@ -100,3 +100,20 @@ def test_while_no_connection_can_be_opened_clients_are_told_and_afterwards_it_go
         client.quit()
     assert tags(world) == ["served"]
     assert abandoned_handshakes(world) == abandoned, "after max_connect_errors of them our host would be blocked"
+
+
+def test_who_waits_in_vain_is_told_that_the_server_does_not_answer(world: Server, shared_proxy: Start) -> None:
+    pooler = shared_proxy(world, max_connections=1, queue__timeout="4s")
+    with connect(pooler) as running, connect(pooler) as waiting:
+        running.ok("BEGIN")
+        running.ok("COMMIT")
+        with stopped(world):
+            running.send_query("INSERT INTO tags VALUES ('late')")
+            pooler.wait_for_metric('mybouncer_clients{state="leased"}', 1)
+            refused = waiting.query("INSERT INTO tags VALUES ('never')").error
+            assert refused is not None
+            assert (refused.code, refused.state) == (1040, b"08004")
+            assert b"1 running; 0 waiting; the server has not answered for " in refused.message
+        assert running.answer().error is None
+        assert waiting.query("INSERT INTO tags VALUES ('served')").error is None
+    assert tags(world) == ["late", "served"]

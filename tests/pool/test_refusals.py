@@ -257,7 +257,7 @@ def test_waiters_of_a_server_that_is_down_get_the_shorter_time_from_when_it_went
     assert world.failures(late) == [DOWN]
 
 
-def test_the_longer_timeout_still_ends_a_wait_first_if_it_is_over():
+def test_the_longer_timeout_still_ends_a_wait_first_if_it_is_over_and_it_is_the_server_that_is_down():
     world = World(10, queue_timeout=6.0, queue_timeout_down=5.0)
     pool = world.pool()
     world.leased(pool, 10)
@@ -266,7 +266,7 @@ def test_the_longer_timeout_still_ends_a_wait_first_if_it_is_over():
     world.registry.lost(world.granted[0][1])
     world.refuse_one(DOWN)
     world.wait(1.5)
-    assert world.failures(waiter) == [FailureKind.TIMEOUT]
+    assert world.failures(waiter) == [DOWN]
 
 
 def test_recovery_needs_no_help():

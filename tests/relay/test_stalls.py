@@ -249,3 +249,47 @@ def test_a_server_that_is_down_is_not_a_stall(make_world):
     world.advance(30)
     assert not stalls(world)
     assert lines(world, "server cannot be reached")
+
+
+# --- is it the server? ---
+
+
+def silent(world: World) -> App:
+    """One client runs, another waits; returned is the one that waits."""
+    world.relay._retire()
+    running(world)
+    waiting = who(world.app())
+    waiting.query(b"SELECT 1")
+    return waiting
+
+
+def test_a_server_that_does_not_answer_is_named_in_the_log_and_to_who_waited(make_world):
+    world = make_world(cap=1, queue__timeout="9s")
+    waiting = silent(world)
+    world.hold_controls = True
+    world.advance(8)
+    (why,) = stalls(world)
+    assert re.search(r"; the server has not answered for [345]\.\d s$", str(why)), why
+    world.advance(2)
+    error = waiting.error()
+    assert error.code == 1040
+    assert re.search(
+        rb"1 running; 0 waiting; the server has not answered for [5-8]\.\d s; queue.timeout", error.message
+    )
+
+
+def test_a_server_that_answers_is_not_suspected_and_not_asked_often(make_world):
+    world = make_world(cap=1, queue__timeout="1h")
+    silent(world)
+    world.advance(30)
+    (why,) = stalls(world)
+    assert "answered" not in str(why)
+    assert 1 <= len(world.controls) <= 6
+
+
+def test_where_clients_hold_everything_the_server_is_not_asked(make_world):
+    world = make_world(cap=2, queue__timeout="1h")
+    in_transaction(world)
+    silent(world)
+    world.advance(30)
+    assert stalls(world) and not world.controls

@@ -386,6 +386,7 @@ class World:
         self.relay.accounts.connect = self._connect  # type: ignore[method-assign]
         self.relay.control._connect = self._connect_control  # type: ignore[method-assign]
         self.controls: list[Server] = []
+        self.hold_controls = False
         self.control_refusal: Exception | None = None  # raised by the next openings of the control connection
 
     async def _make(self, config: Any) -> Relay:
@@ -419,6 +420,8 @@ class World:
     async def _connect_control(self, pool: Any) -> ControlConnection:
         if self.control_refusal is not None:
             raise self.control_refusal
+        if self.hold_controls:
+            await self.loop.create_future()
         transport = FakeTransport()
         control = ControlConnection(self.relay, pool, transport, 1000 + len(self.controls))
         transport.protocol = control
