@@ -386,6 +386,8 @@ def _fault(layer: _Layer, details: Any) -> Fault:
     source = layer.place(key)
     if details["type"] == "extra_forbidden":
         known = list(_section(loc[:-1]).model_fields)
+        if len(loc) == 1 and not isinstance(details["input"], dict):
+            return Fault(source, key, "", "this key is in no section", ", ".join(known))
         return Fault(source, key, "", _unknown(str(loc[-1]), known, len(loc) == 1), ", ".join(known))
     if details["type"] in ("model_type", "dict_type", "mapping_type"):
         return Fault(source, key, "", "this is a section, not a value", f"[{key}]")

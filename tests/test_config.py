@@ -250,6 +250,12 @@ def test_a_section_that_does_not_exist_is_an_error(tmp_path: Path, section: str)
     assert "unknown section" in fault.problem
 
 
+def test_a_key_outside_of_a_section_is_told_as_such(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, "frob = 1\n[pool]\nmax_connections = 3\n")
+    assert (fault.key, fault.value, fault.problem) == ("frob", "", "this key is in no section")
+    assert fault.allowed.startswith("backend, ")
+
+
 def test_a_list_tells_which_of_its_items_is_wrong(tmp_path: Path) -> None:
     faults = faults_of(tmp_path, '[listen]\naddresses = ["a:1", "b", "::1:3"]\n')
     assert [(fault.key, fault.value) for fault in faults] == [

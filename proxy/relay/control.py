@@ -105,6 +105,9 @@ class Control:
             async with self._connection(pool) as control:
                 (answer,) = await control.run((b"\x03KILL %s %d" % (what, backend.thread_id),))
             error = answer.error
+            if error is not None:  # 1095: it names the connection that was to be killed
+                names = (b"%d" % backend.thread_id, b"%d" % victim.ident)
+                error = Err(error.code, error.state, error.message.replace(*names))
         except Refused as exc:
             error = exc.err
         except (OSError, PeerGone, ProtocolError, TimeoutError) as exc:

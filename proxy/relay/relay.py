@@ -398,8 +398,8 @@ class Relay:
             limit = failure.message or "queue.timeout"
             waited = "the queue is full" if failure is self.queue_full else f"waited {now - since:.1f} s"
             where = f"for a connection to {self.address.label}"
-            text = f"Too many connections: {waited} {where} ({self.registry.describe(now)}{self.health.silence(now)}; {limit})"
-            return c.ER_CON_COUNT, b"08004", text
+            why = self.registry.describe(now) + self.health.silence(now)
+            return c.ER_CON_COUNT, b"08004", f"Too many connections: {waited} {where} ({why}; {limit})"
         return failure.code, failure.sqlstate, failure.message
 
     # Numbers, when asked

@@ -162,9 +162,10 @@ def test_the_server_decides_about_a_running_client_of_another_account(world: Wor
     killer.send(kill(victim.client.ident))
     world.spin()
     world.control.take()
-    world.control.err(1095, b"You are not owner of thread 7", b"HY000")
+    world.control.err(1095, b"You are not owner of thread %d" % server.backend.thread_id, b"HY000")
     world.control_ends()
-    assert killer.error().code == 1095
+    error = killer.error()
+    assert (error.code, error.message) == (1095, b"You are not owner of thread %d" % victim.client.ident)
     server.rows(b"1")
     assert victim.rows() == [[b"1"]]
 
