@@ -46,6 +46,7 @@ check: venv
 servers:
 	@scripts/install-packages test || [ -z "$$TEST_REQUIRE_SERVERS" ]
 	@scripts/mysql-server >/dev/null || [ -z "$$TEST_REQUIRE_SERVERS" ]
+	@scripts/mariadb-server >/dev/null || [ -z "$$TEST_REQUIRE_SERVERS" ]
 	@scripts/promtool >/dev/null || [ -z "$$TEST_REQUIRE_SERVERS" ]
 
 test: venv servers

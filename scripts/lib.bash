@@ -1,6 +1,9 @@
 # shellcheck shell=bash
-# What the provisioning scripts share: messages, becoming root, installing packages without starting services, and where
-# the distribution's archive is.
+# What the provisioning scripts share: messages, becoming root, installing packages without starting services, where the
+# distribution's archive is, and where what is made once is kept.
+
+# shellcheck disable=SC2034  # for who sources this
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/mybouncer
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 

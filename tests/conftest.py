@@ -1,9 +1,10 @@
 """Fixtures for tests on real servers, and the pooler as a process of its own.
 
-`server` runs a test on MariaDB and on MySQL; `mariadb` and `mysql` are one of them. They are shared by all tests of
-a worker: what a test changes in them for good (global variables, restarts), it does to a server of its own
-(`own_server`). `proxy(server, ...)` starts the pooler. Tests that use any of these are marked `live`; all tests of
-one flavour run in one worker, so that no worker has to start a server that another one has already.
+`server` runs a test on MariaDB and on MySQL; `mariadb` and `mysql` are one of them, and `mariadb_11_8` is for what the
+system's MariaDB is too old for. They are shared by all tests of a worker: what a test changes in them for good (global
+variables, restarts), it does to a server of its own (`own_server`). `proxy(server, ...)` starts the pooler. Tests that
+use any of these are marked `live`; all tests of one flavour run in one worker, so that no worker has to start a server
+that another one has already.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from typing import Any, NoReturn
 import pytest
 
 from tests import servers
-from tests.servers import FLAVOURS, Server, die_with_parent, find_server, free_port, wait_until
+from tests.servers import FLAVOURS, MARIADB_11_8, Server, die_with_parent, find_server, free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
-LIVE_FIXTURES = {"server", "mariadb", "mysql", "own_server"}
+LIVE_FIXTURES = {"server", "mariadb", "mysql", "mariadb_11_8", "own_server"}
+_ALL_FLAVOURS = (*FLAVOURS, MARIADB_11_8)
 _PROXIES = pytest.StashKey[list["Proxy"]]()
 
 _START_DEADLINE = 15.0
@@ -40,7 +42,7 @@ _STOP_DEADLINE = 15.0
 def _flavours_of(item: pytest.Item) -> set[str]:
     params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
     chosen = {params.get("server"), params.get("flavour"), *getattr(item, "fixturenames", ())}
-    return {flavour for flavour in FLAVOURS if flavour in chosen}
+    return {flavour for flavour in _ALL_FLAVOURS if flavour in chosen}
 
 
 # Not in pytest_collection_modifyitems: xdist reads the groups there, and may be first.
@@ -58,11 +60,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    return [f"{flavour}: {find_server(flavour) or _absence(flavour)}" for flavour in FLAVOURS]
+    return [f"{flavour}: {find_server(flavour) or _absence(flavour)}" for flavour in _ALL_FLAVOURS]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    absent = [flavour for flavour in FLAVOURS if find_server(flavour) is None]
+    absent = [flavour for flavour in _ALL_FLAVOURS if find_server(flavour) is None]
     for flavour in absent:
         terminalreporter.write_line(f"!!! {_absence(flavour)}", red=True, bold=True)
 
@@ -112,6 +114,12 @@ def mariadb(_shared_servers: dict[str, Server]) -> Server:
 def mysql(_shared_servers: dict[str, Server]) -> Server:
     """The worker's MySQL."""
     return _shared("mysql", _shared_servers)
+
+
+@pytest.fixture(scope="session")
+def mariadb_11_8(_shared_servers: dict[str, Server]) -> Server:
+    """The worker's MariaDB 11.8."""
+    return _shared(MARIADB_11_8, _shared_servers)
 
 
 @pytest.fixture(scope="session", params=FLAVOURS)

@@ -37,6 +37,7 @@ from typing import Any
 import pymysql
 
 FLAVOURS = ("mariadb", "mysql")
+MARIADB_11_8 = "mariadb_11_8"  # for what the system's MariaDB is too old for: parsec, certificates known by their hash
 
 ACCOUNTS = (
     "CREATE DATABASE IF NOT EXISTS test",
@@ -113,35 +114,40 @@ def free_port() -> int:
     raise ServerError("found no free TCP port")
 
 
+_FINDERS = {"mysql": "mysql-server", MARIADB_11_8: "mariadb-server"}  # in scripts/
+
+
 @functools.cache
-def _mysql_programs() -> Path | None:
-    script = Path(__file__).parents[1] / "scripts" / "mysql-server"
-    found = subprocess.run([script, "--find"], capture_output=True, text=True, check=False)
-    return Path(found.stdout.strip()) if found.returncode == 0 else None
+def _programs(flavour: str) -> str:
+    """Where to look for the flavour's programs; nothing if they are not on this machine."""
+    if flavour not in _FINDERS:
+        return os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
+    script = Path(__file__).parents[1] / "scripts" / _FINDERS[flavour]
+    return subprocess.run([script, "--find"], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _maker(flavour: str) -> str:
+    return flavour.partition("_")[0]
 
 
 def _program(flavour: str, *names: str) -> str | None:
-    if flavour == "mysql":
-        programs = _mysql_programs()
-        path = str(programs) if programs else ""
-    else:
-        path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
+    path = _programs(flavour)
     return next((found for name in names if (found := shutil.which(name, path=path))), None)
 
 
 def find_server(flavour: str) -> str | None:
     """The path of the server program, or None if this machine does not have it."""
-    return _program(flavour, "mariadbd") if flavour == "mariadb" else _program(flavour, "mysqld")
+    return _program(flavour, "mariadbd" if _maker(flavour) == "mariadb" else "mysqld")
 
 
 def find_client(flavour: str) -> list[str] | None:
     """How to call the command line client (`mariadb` or `mysql`) without the machine's option files."""
-    return _without_defaults(_program(flavour, flavour))
+    return _without_defaults(_program(flavour, _maker(flavour)))
 
 
 def find_dump(flavour: str) -> list[str] | None:
     """The same for the program that dumps databases."""
-    return _without_defaults(_program(flavour, "mariadb-dump" if flavour == "mariadb" else "mysqldump"))
+    return _without_defaults(_program(flavour, "mariadb-dump" if _maker(flavour) == "mariadb" else "mysqldump"))
 
 
 def _without_defaults(program: str | None) -> list[str] | None:
@@ -221,7 +227,7 @@ class Server:
             "--no-defaults",
             *_as_this_user(),
             *_COMMON_OPTIONS,
-            *_OPTIONS[self.flavour],
+            *_OPTIONS[_maker(self.flavour)],
             f"--datadir={self.datadir}",
             f"--socket={self.socket}",
             f"--pid-file={self.directory / 'pid'}",
@@ -368,7 +374,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def _template(flavour: str) -> Path:
     """A data directory with the accounts, made when there is none for this version and these accounts yet."""
-    recipe = repr((server_version(flavour), ACCOUNTS, _COMMON_OPTIONS, _OPTIONS[flavour], os.geteuid()))
+    recipe = repr((server_version(flavour), ACCOUNTS, _COMMON_OPTIONS, _OPTIONS[_maker(flavour)], os.geteuid()))
     template = cache_directory() / f"data-{flavour}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     with locked(template.with_suffix(".lock")):
         if not template.exists():
@@ -397,7 +403,7 @@ def _make_template(flavour: str, template: Path) -> None:
 
 def _initialise(flavour: str, datadir: Path) -> None:
     binary = _require(flavour)
-    if flavour == "mysql":
+    if _maker(flavour) == "mysql":
         size = "--innodb-redo-log-capacity=32M"
         argv = [binary, "--no-defaults", *_as_this_user(), "--initialize-insecure", f"--datadir={datadir}", size]
     else:

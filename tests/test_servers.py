@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Callable
 from contextlib import closing
 
@@ -40,9 +41,25 @@ def test_every_account_is_made_on_both_flavours(server: Server) -> None:
     assert names <= {row[0] for row in server.execute("SELECT user FROM mysql.user WHERE host = '%'")}
 
 
-def test_the_flavour_is_what_it_says(mariadb: Server, mysql: Server) -> None:
+def test_the_flavour_is_what_it_says(mariadb: Server, mysql: Server, mariadb_11_8: Server) -> None:
     assert "MariaDB" in mariadb.version
     assert "MariaDB" not in mysql.version
+    assert mariadb_11_8.version.startswith("11.8.")
+
+
+def test_mariadb_11_8_has_a_client_of_its_own_that_knows_parsec(mariadb_11_8: Server) -> None:
+    mariadb_11_8.execute(
+        "INSTALL SONAME 'auth_parsec'", "CREATE USER modern@'%' IDENTIFIED VIA parsec USING PASSWORD('modern-secret')"
+    )
+    argv = [*find_client(mariadb_11_8.flavour), f"--port={mariadb_11_8.port}", "--host=127.0.0.1", "--user=modern"]
+    done = subprocess.run(
+        [*argv, "--password=modern-secret", "--batch", "--skip-column-names", "--execute=SELECT CURRENT_USER()"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("modern@%\n", "")
 
 
 def test_a_command_line_client_is_found(server: Server) -> None:
