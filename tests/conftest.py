@@ -100,7 +100,8 @@ def _shared_servers() -> Iterator[dict[str, Server]]:
 def _shared(flavour: str, shared: dict[str, Server]) -> Server:
     require_server(flavour)
     if flavour not in shared:
-        shared[flavour] = servers.start_server(flavour, max_connections=200)
+        options = {"plugin_load_add": "auth_parsec"} if flavour == MARIADB_11_8 else {}
+        shared[flavour] = servers.start_server(flavour, max_connections=200, **options)
     return shared[flavour]
 
 
@@ -118,7 +119,7 @@ def mysql(_shared_servers: dict[str, Server]) -> Server:
 
 @pytest.fixture(scope="session")
 def mariadb_11_8(_shared_servers: dict[str, Server]) -> Server:
-    """The worker's MariaDB 11.8."""
+    """The worker's MariaDB 11.8, with the plugin parsec."""
     return _shared(MARIADB_11_8, _shared_servers)
 
 

@@ -48,9 +48,7 @@ def test_the_flavour_is_what_it_says(mariadb: Server, mysql: Server, mariadb_11_
 
 
 def test_mariadb_11_8_has_a_client_of_its_own_that_knows_parsec(mariadb_11_8: Server) -> None:
-    mariadb_11_8.execute(
-        "INSTALL SONAME 'auth_parsec'", "CREATE USER modern@'%' IDENTIFIED VIA parsec USING PASSWORD('modern-secret')"
-    )
+    mariadb_11_8.execute("CREATE USER modern@'%' IDENTIFIED VIA parsec USING PASSWORD('modern-secret')")
     argv = [*find_client(mariadb_11_8.flavour), f"--port={mariadb_11_8.port}", "--host=127.0.0.1", "--user=modern"]
     done = subprocess.run(
         [*argv, "--password=modern-secret", "--batch", "--skip-column-names", "--execute=SELECT CURRENT_USER()"],
@@ -59,6 +57,7 @@ def test_mariadb_11_8_has_a_client_of_its_own_that_knows_parsec(mariadb_11_8: Se
         timeout=20,
         check=False,
     )
+    mariadb_11_8.execute("DROP USER modern@'%'")
     assert (done.stdout, done.stderr) == ("modern@%\n", "")
 
 
