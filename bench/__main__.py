@@ -1,4 +1,4 @@
-"""`python -m bench [compare|crowd|idle|profile]`; without a name, the first three."""
+"""`python -m bench [compare|crowd|idle|tls|profile]`; without a name, all but the last."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.unpinned:
         leave_one_core_alone()
     try:
-        for measurement in (options.measurement,) if options.measurement else ("compare", "crowd", "idle"):
+        for measurement in (options.measurement,) if options.measurement else _ALL:
             _MEASUREMENTS[measurement](options)
     except (BenchError, ServerError, TimeoutError) as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("bench", description="Measurements of mybouncer; see bench/README.md.")
-    parser.add_argument("measurement", nargs="?", choices=_MEASUREMENTS, help="default: compare, crowd and idle")
+    parser.add_argument("measurement", nargs="?", choices=_MEASUREMENTS, help="default: all but profile")
     parser.add_argument("--server", choices=FLAVOURS, default="mariadb")
     parser.add_argument("--quick", action="store_true", help="compare: one configuration, 30 s, nothing written")
     parser.add_argument("--workload", choices=WORKLOADS, action="append", help="compare, profile: repeatable")
@@ -40,8 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--against", metavar="REV", help="compare: also another revision, and this one's multiples")
     parser.add_argument("--unpinned", action="store_true", help="leave it to the scheduler who runs on which core")
     parser.add_argument("--clients", type=int, action="append", help="how many; for compare repeatable")
-    parser.add_argument("--seconds", type=int, help="compare, profile: length of one run")
-    parser.add_argument("--rounds", type=int, help="compare: how often everything is repeated")
+    parser.add_argument("--seconds", type=int, help="compare, tls, profile: length of one run")
+    parser.add_argument("--rounds", type=int, help="compare, tls: how often everything is repeated")
     return parser
 
 
@@ -80,6 +80,12 @@ def _idle(options: argparse.Namespace) -> None:
     _finish(idle(options.server, (options.clients or [5000])[0]), options)
 
 
+def _tls(options: argparse.Namespace) -> None:
+    from bench.tls import tls
+
+    _finish(tls(options.server, (options.clients or [300])[0], options.seconds or 3, options.rounds or 4), options)
+
+
 def _profile(options: argparse.Namespace) -> None:
     from bench.profile import profile
 
@@ -87,7 +93,8 @@ def _profile(options: argparse.Namespace) -> None:
     profile(options.server, workload, clients, options.seconds or 8)
 
 
-_MEASUREMENTS = {"compare": _compare, "crowd": _crowd, "idle": _idle, "profile": _profile}
+_ALL = ("compare", "crowd", "idle", "tls")
+_MEASUREMENTS = {"compare": _compare, "crowd": _crowd, "idle": _idle, "tls": _tls, "profile": _profile}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -139,15 +139,16 @@ def start(
         if target == "direct":
             yield Middle(target, backend.port)
         elif target == "HAProxy":
-            yield _primed(stack.enter_context(haproxy(backend.port)))
+            yield primed(stack.enter_context(haproxy(backend.port)))
         else:
-            yield _primed(stack.enter_context(mybouncer(url, BACKENDS)))
+            yield primed(stack.enter_context(mybouncer(url, BACKENDS)))
     if against:
         root = stack.enter_context(checkout(against))
-        yield _primed(stack.enter_context(mybouncer(url, BACKENDS, name=commit(against), root=root)))
+        yield primed(stack.enter_context(mybouncer(url, BACKENDS, name=commit(against), root=root)))
 
 
-def _primed(middle: Middle) -> Middle:
+def primed(middle: Middle) -> Middle:
+    """Something to connect to, after one login."""
     prime(middle.port)
     return middle
 
@@ -183,16 +184,17 @@ def _row(flavour: str, runs: Runs, case: Case, target: str, kind: Kind) -> Seque
         _label(case),
         target,
         f"{runs.median(case, target, 'per_second'):,.0f}",
-        _times(runs.times(case, target, "direct", "time")),
+        times(runs.times(case, target, "direct", "time")),
         f"{p99:.2f}" if p99 else "–",
-        _times(runs.times(case, target, "direct", "p99_ms")),
+        times(runs.times(case, target, "direct", "p99_ms")),
         f"{cpu * kind.factor:.1f}" if cpu else "–",
-        _times(runs.times(case, target, "HAProxy", "cpu")),
+        times(runs.times(case, target, "HAProxy", "cpu")),
         _wanted(flavour, runs, case) if target == "mybouncer" else "",
     )
 
 
-def _times(value: float) -> str:
+def times(value: float) -> str:
+    """A multiple in words, or that there is none."""
     return f"{value:.2f}×" if value else "–"
 
 
@@ -221,7 +223,7 @@ def _against(runs: Runs, other: str) -> Table:
     for case in runs.cases():
         time, p99, cpu = (runs.times(case, "mybouncer", other, what) for what in ("time", "p99_ms", "cpu"))
         table.rows.append(
-            (_label(case), _times(time), _times(p99), _times(cpu), "yes" if max(time, cpu) <= SLOWER else "no")
+            (_label(case), times(time), times(p99), times(cpu), "yes" if max(time, cpu) <= SLOWER else "no")
         )
     return table
 

@@ -31,17 +31,17 @@ def idle(flavour: str, count: int) -> Report:
     ):
         assert middle.pid is not None
         process.hear()
-        before = _settled(middle.pid)
+        before = settled(middle.pid)
         process.go()
         said = process.hear()
         idle_now = metrics(middle)['mybouncer_clients{state="idle"}']
         if idle_now != count + 1:
             raise BenchError(f"the pooler knows {idle_now:.0f} idle clients, not {count + 1}")
-        after = _settled(middle.pid)
+        after = settled(middle.pid)
         process.go()
         if errors := process.hear()["errors"]:
             raise BenchError(f"{errors} statements failed")
-        later = _settled(middle.pid)
+        later = settled(middle.pid)
         version = backend.version
     each, each_later = (after - before) / count, (later - before) / count
     table = Table(
@@ -65,7 +65,7 @@ def idle(flavour: str, count: int) -> Report:
     )
 
 
-def _settled(pid: int) -> int:
+def settled(pid: int) -> int:
     """Resident memory when it has stopped changing."""
     last, same = resident_bytes(pid), 0
     for _ in range(100):

@@ -94,11 +94,11 @@ def raise_descriptor_limit(wanted: int) -> int:
 
 
 @contextlib.contextmanager
-def server(flavour: str, max_connections: int) -> Iterator[Server]:
+def server(flavour: str, max_connections: int, **options: object) -> Iterator[Server]:
     """A server of our own."""
     if find_server(flavour) is None:
         raise BenchError(f"there is no {flavour} server on this machine; `make bench` installs it")
-    one = start_server(flavour, max_connections=max_connections)
+    one = start_server(flavour, max_connections=max_connections, **options)
     try:
         yield one
     finally:
@@ -106,15 +106,16 @@ def server(flavour: str, max_connections: int) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def haproxy(backend_port: int) -> Iterator[Middle]:
-    """HAProxy as a plain TCP relay in one thread."""
+def haproxy(backend_port: int, *, certificate: Path | None = None) -> Iterator[Middle]:
+    """HAProxy as a TCP relay in one thread: plain, or with TLS to the clients."""
+    secure = f" ssl crt {certificate}" if certificate else ""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="mybouncer-bench-") as directory:
         configuration = Path(directory) / "haproxy.cfg"
         configuration.write_text(
             "global\n  nbthread 1\n  maxconn 4000\n"
             "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n"
-            f"listen relay\n  bind 127.0.0.1:{port}\n  server one 127.0.0.1:{backend_port}\n"
+            f"listen relay\n  bind 127.0.0.1:{port}{secure}\n  server one 127.0.0.1:{backend_port}\n"
         )
         path = os.environ.get("PATH", os.defpath) + ":/usr/sbin"
         argv = ["haproxy", "-db", "-f", str(configuration)]
@@ -122,6 +123,19 @@ def haproxy(backend_port: int) -> Iterator[Middle]:
             _wait_listening(process, port, Path(directory) / "log")
             pin(process.pid, layout().middle)
             yield Middle("HAProxy", port, process.pid)
+
+
+@contextlib.contextmanager
+def uvloop_terminator(backend_port: int, certificate: Path) -> Iterator[Middle]:
+    """The event loop's TLS towards clients, and a relay behind it (bench.terminator)."""
+    port = free_port()
+    argv = [sys.executable, "-m", "bench.terminator", str(port), str(backend_port), str(certificate)]
+    with tempfile.TemporaryDirectory(prefix="mybouncer-bench-") as directory:
+        log = Path(directory) / "log"
+        with _process(argv, log, dict(os.environ)) as process:
+            _wait_listening(process, port, log)
+            pin(process.pid, layout().middle)
+            yield Middle("uvloop", port, process.pid)
 
 
 def commit(revision: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 from dataclasses import dataclass, field
 from typing import Protocol, Self
@@ -28,6 +29,7 @@ from proxy.wire.packets import (
     parse_ok,
     parse_row,
     read_lenenc_int,
+    ssl_request,
 )
 from tests.live.payloads import READ_ONLY_CURSOR as READ_ONLY_CURSOR
 from tests.live.payloads import Statement as Statement
@@ -119,9 +121,10 @@ class Raw:
         add: int = 0,
         without: int = 0,
         timeout: float = 20.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.sock = socket.create_connection((target.host, target.port), timeout=timeout)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = self._connect(target, timeout)
+        self._tls = tls
         self._reader = PacketReader(1 << 30)
         try:
             self._log_in(
@@ -143,6 +146,11 @@ class Raw:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _connect(self, target: Target, timeout: float) -> socket.socket:
+        sock = socket.create_connection((target.host, target.port), timeout=timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
     def _log_in(self, user: bytes, password: bytes, database: bytes | None, wanted: int) -> None:
         first = self.read_packet()
         if first[0] == 0xFF:
@@ -152,6 +160,10 @@ class Raw:
             wanted |= c.CLIENT_CONNECT_WITH_DB
         self.capabilities = wanted & greeting.capabilities
         self.deprecate_eof = bool(self.capabilities & c.CLIENT_DEPRECATE_EOF)
+        if self._tls is not None:
+            self.capabilities |= c.CLIENT_SSL
+            self._reply(ssl_request(self.capabilities, 45))
+            self.sock = self._tls.wrap_socket(self.sock)
         nonce, plugin = greeting.nonce, greeting.plugin
         response = HandshakeResponse(
             self.capabilities, 45, user, _scramble(plugin, password, nonce), database, plugin
@@ -167,6 +179,8 @@ class Raw:
             if packet[0] == 0xFE:
                 plugin, nonce = parse_auth_switch(packet)
                 self._reply(_scramble(plugin, password, nonce))
+            elif packet == b"\x01\x04" and self._tls is not None:
+                self._reply(password + b"\0")
             elif packet == b"\x01\x04":
                 self._reply(b"\x02")
                 key = load_pem_public_key(self.read_packet()[1:])
