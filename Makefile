@@ -5,6 +5,7 @@
 #   make check                                 lint, format, types, layers
 #   make test                                  everything, on real MariaDB and MySQL servers (ARGS="-k pins -x")
 #   make clients                               other people's test suites, direct and through (some 15 minutes)
+#   make matrix                                logins of every client library, against the table in docs/matrix.md
 #   make bench                                 comparisons with other poolers
 #   make venv                                  the environment for development, in .venv
 #   make clean                                 removes what these made in the checkout
@@ -19,7 +20,7 @@ ARGS ?=
 export BACKEND PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv check test clients bench clean servers
+.PHONY: help run venv check test clients matrix bench clean servers
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -55,6 +56,11 @@ test: venv servers
 clients: venv servers
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup tests/clients/test_suites.py tests/clients/test_dumps.py \
 		--tables tests/clients/results $(ARGS)
+
+matrix: venv servers
+	@scripts/install-packages matrix
+	@scripts/npm-drivers >/dev/null
+	$(BIN)/python -m pytest -q tests/clients/test_matrix.py --matrix $(ARGS)
 
 bench: venv servers
 	@scripts/install-packages bench

@@ -1,4 +1,4 @@
-"""The option of `make clients`: all suites, not only the quick ones, and a directory for the tables of results."""
+"""The options of `make clients` and `make matrix`: everything, not only what is quick, and what to write."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.matrix.run import TOOLCHAINS
 from tests.clients.suites.catalogue import SUITES
 from tests.clients.suites.tables import Tables
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--matrix", action="store_true", help="log in with the clients of every toolchain")
+    parser.addoption("--write-matrix", action="store_true", help="with --matrix: write the table, check nothing")
     parser.addoption("--tables", type=Path, help="run every suite, and write tables of the results into a directory")
 
 
@@ -25,6 +28,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         everything = tables_directory(metafunc.config) is not None
         chosen = [suite for suite in SUITES if suite.quick or everything]
         metafunc.parametrize("suite", chosen, ids=lambda suite: suite.name)
+    if "toolchain" in metafunc.fixturenames:
+        everything = metafunc.config.getoption("--matrix", default=False)
+        toolchains = [toolchain for toolchain in TOOLCHAINS if toolchain.quick or everything]
+        metafunc.parametrize("toolchain", toolchains, ids=lambda toolchain: toolchain.name)
 
 
 @pytest.fixture(scope="session")
