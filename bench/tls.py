@@ -32,7 +32,7 @@ from bench.processes import (
 from bench.report import OtherWork, Report, Table, console, first_line, machine
 from bench.secure import LARGE
 from proxy.relay.certificates import make_self_signed
-from tests.servers import server_version
+from tests.servers import Server
 
 AT_MOST = 64 * 1024  # bytes of an idle client
 SHORT = 0.6  # of direct, a short connection
@@ -47,6 +47,7 @@ class _Way:
 
     middle: Middle
     handshake: str
+    server: Server | None = None
 
 
 def tls(flavour: str, count: int, seconds: int, rounds: int) -> Report:
@@ -56,6 +57,7 @@ def tls(flavour: str, count: int, seconds: int, rounds: int) -> Report:
         with console.status(f"{count} idle clients"):
             memory = _memory(flavour, count, Path(directory))
         ways = list(_start(flavour, count, Path(directory), stack))
+        version = next(way.server.version for way in ways if way.server is not None)
         statements, short = Runs(), Runs()
         for number in range(rounds):
             turn = ways if number % 2 == 0 else ways[::-1]
@@ -83,7 +85,7 @@ def tls(flavour: str, count: int, seconds: int, rounds: int) -> Report:
             "theirs too.",
             str(others),
         ],
-        machine=machine(server_version(flavour), first_line("haproxy", "-v").partition(" - ")[0]),
+        machine=machine(f"{flavour} {version}", first_line("haproxy", "-v").partition(" - ")[0]),
     )
 
 
@@ -103,7 +105,7 @@ def _certificates(directory: Path) -> tuple[Path, dict[str, str]]:
 def _start(flavour: str, count: int, directory: Path, stack: contextlib.ExitStack) -> Iterator[_Way]:
     ours, files = _certificates(directory)
     backend = stack.enter_context(server(flavour, count + 100, **files))
-    yield _Way(primed(Middle("direct", backend.port)), "mysql")
+    yield _Way(primed(Middle("direct", backend.port)), "mysql", backend)
     yield _Way(stack.enter_context(uvloop_terminator(backend.port, ours)), "at-once")
     yield _Way(stack.enter_context(haproxy(backend.port, certificate=ours)), "at-once")
     pooler = mybouncer(backend.url, BACKENDS, tls__client__certificate=str(ours))
