@@ -22,6 +22,7 @@ from bench.processes import raise_descriptor_limit
 from proxy.address import Address
 from proxy.relay.connect import Dialer, Refused
 from proxy.wire import constants as c
+from proxy.wire.auth import Secret
 from proxy.wire.framing import frame
 from proxy.wire.packets import parse_err
 
@@ -77,7 +78,7 @@ async def log_in(port: int, user: str, count: int) -> list[Client]:
     async def one() -> Client:
         async with gate:
             dialer = Dialer(Address("127.0.0.1", port))
-            login = await dialer.connect(user.encode(), f"{user}-secret".encode(), 0, _UTF8MB4, [])
+            login = await dialer.connect(user.encode(), Secret.of(f"{user}-secret".encode()), 0, _UTF8MB4, [])
         client = Client(login.transport)
         login.transport.set_protocol(client)
         return client

@@ -27,6 +27,7 @@ from proxy.values import (
     Addresses,
     AddressOrOff,
     Allowed,
+    AuthModes,
     BackendUrl,
     Count,
     CountOrAuto,
@@ -37,7 +38,10 @@ from proxy.values import (
     DurationOrOff,
     File,
     Flag,
+    Name,
     Names,
+    Password,
+    PasswordOrNone,
     Size,
     Weight,
 )
@@ -60,6 +64,9 @@ __all__ = [
 ]
 
 ENV_PREFIX = "MYBOUNCER_"
+
+# Keys whose values are never shown.
+SECRETS = ("password", "lookup_password")
 
 # Which flag sets which key; the command line builds its overrides from the same names.
 FLAGS = {
@@ -159,8 +166,10 @@ class SessionConfig(Section):
 class AuthConfig(Section):
     """How clients prove who they are."""
 
-    mode: Annotated[Literal["passthrough"], Allowed('"passthrough"')] = "passthrough"
+    mode: AuthModes = _default(("passthrough",))
     cache_ttl: Duration = _default("5m")
+    lookup_user: Name = _default("")
+    lookup_password: Password = _default("")
 
 
 class HttpConfig(Section):
@@ -212,8 +221,10 @@ class TlsConfig(Section):
 
 
 class UserConfig(Section):
-    """The share of one account in the pool."""
+    """One account: how its clients log in, and its share in the pool."""
 
+    password: PasswordOrNone = _default(None)
+    system_user: Name = _default("")
     weight: Weight = _default(1.0)
     max_connections: CountOrNone = _default(None)
     max_clients: CountOrNone = _default(None)
@@ -396,7 +407,8 @@ def _fault(layer: _Layer, details: Any) -> Fault:
     allowed = _allowed(loc)
     if isinstance(reason, ValueError) and str(reason) and str(reason) != allowed:
         problem = str(reason)
-    return Fault(source, key, _shown(details["input"]), problem, allowed)
+    shown = "" if str(loc[-1]) in SECRETS else _shown(details["input"])
+    return Fault(source, key, shown, problem, allowed)
 
 
 def _unknown(name: str, known: list[str], is_section: bool) -> str:
@@ -437,6 +449,14 @@ def _dotted(loc: list[str] | tuple[int | str, ...]) -> str:
     return text
 
 
+def _parts(key: str) -> list[str]:
+    """The inverse of `_dotted`, for keys without an index."""
+    if not key.startswith("users."):
+        return key.split(".")
+    name, _, last = key.removeprefix("users.").rpartition(".")
+    return ["users", name.strip('"'), last]
+
+
 def _shown(value: object) -> str:
     """The value as it was written, cut short, and without what may be a password in front of an `@`."""
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -450,11 +470,11 @@ def _check_together(config: Config, layers: list[_Layer]) -> list[Fault]:
     faults: list[Fault] = []
 
     def fault(key: str, value: object, problem: str, allowed: str) -> None:
-        *sections, name = key.split(".")
+        *sections, name = _parts(key)
         trees = [functools.reduce(lambda tree, part: tree.get(part, {}), sections, layer.tree) for layer in layers]
         writers = [layer for layer, tree in zip(layers, trees, strict=True) if name in tree]
         source = writers[-1].place(key) if writers else "default"
-        faults.append(Fault(source, key, _shown(value), problem, allowed))
+        faults.append(Fault(source, key, "" if name in SECRETS else _shown(value), problem, allowed))
 
     fixed = [address for address in config.listen.addresses if address.is_unix or address.port]
     for address in sorted({str(address) for address in fixed if fixed.count(address) > 1}):
@@ -474,6 +494,7 @@ def _check_together(config: Config, layers: list[_Layer]) -> list[Fault]:
     if config.tls.client.client_certificates == "required" and not config.tls.client.ca:
         needs = "with tls.client.ca, which says whose certificates are accepted"
         fault("tls.client.client_certificates", "required", "nobody could have one", needs)
+    _check_logins(config, fault)
     if config.session.read_ahead > config.session.read_ahead_total:
         fault(
             "session.read_ahead_total",
@@ -482,3 +503,20 @@ def _check_together(config: Config, layers: list[_Layer]) -> list[Fault]:
             "at least session.read_ahead",
         )
     return faults
+
+
+def _check_logins(config: Config, fault: Callable[[str, object, str, str], None]) -> None:
+    auth = config.auth
+    if "lookup" in auth.mode and not auth.lookup_user:
+        fault("auth.lookup_user", "", "nobody to look up accounts as", 'with "lookup" in auth.mode, an account')
+    if "lookup" not in auth.mode and auth.lookup_user:
+        fault("auth.lookup_user", auth.lookup_user, "never used", 'with "lookup" in auth.mode')
+    listed = [name for name, user in config.users.items() if user.password is not None]
+    if auth.mode == ("users",) and not listed:
+        fault("auth.mode", list(auth.mode), "nobody could log in", "with a password of at least one account")
+    for name, user in config.users.items():
+        if user.password is not None and "users" not in auth.mode:
+            fault(f'users."{name}".password', "…", "never used", 'with "users" in auth.mode')
+        if user.system_user and user.password is None:
+            needs = f'with users."{name}".password, which opens its connections to the server'
+            fault(f'users."{name}".system_user', user.system_user, "no password to log in to the server with", needs)

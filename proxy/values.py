@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr
 
 from proxy.address import Address, parse_address, parse_backend_url
 
@@ -140,6 +140,27 @@ def _parse_function(value: object) -> object:
     raise ValueError
 
 
+def _parse_password(value: object) -> object:
+    if isinstance(value, str) and "\0" not in value:
+        return SecretStr(value)
+    if value is None or isinstance(value, SecretStr):
+        return value
+    raise ValueError
+
+
+def _parse_account(value: object) -> object:
+    if isinstance(value, str) and "\0" not in value:
+        return value
+    raise ValueError
+
+
+def _parse_modes(value: object) -> object:
+    modes = tuple(value) if isinstance(value, list | tuple) else ()
+    if modes and all(mode in AUTH_MODES for mode in modes) and len(set(modes)) == len(modes):
+        return modes
+    raise ValueError
+
+
 def _split(value: object) -> object:
     """A list may be given as text (the environment knows nothing else): JSON, or separated by commas."""
     if not isinstance(value, str):
@@ -186,6 +207,16 @@ Addresses = Annotated[
 AddressOrOff = Annotated[Address | None, _address(parse_address, "off"), Allowed(f'{_ADDRESS}, or "off"')]
 File = Annotated[str, BeforeValidator(_parse_path), Allowed('an absolute path, or "" for none')]
 Directory = Annotated[str, BeforeValidator(_parse_directory), Allowed('"auto" or an absolute path')]
+AUTH_MODES = ("users", "lookup", "passthrough")
+AuthModes = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_parse_modes),
+    BeforeValidator(_split),  # the last one is asked first
+    Allowed('a list of "users", "lookup" and "passthrough", each at most once, in the order in which they are tried'),
+]
+Name = Annotated[str, BeforeValidator(_parse_account), Allowed('a name, or "" for none')]
+Password = Annotated[SecretStr, BeforeValidator(_parse_password), Allowed("text")]
+PasswordOrNone = Annotated[SecretStr | None, BeforeValidator(_parse_password), Allowed("text, or the key left out")]
 Names = Annotated[
     tuple[Annotated[str, BeforeValidator(_parse_function)], ...], BeforeValidator(_split), Allowed(_NAMES)
 ]

@@ -285,6 +285,9 @@ def test_a_list_tells_which_of_its_items_is_wrong(tmp_path: Path) -> None:
         ("session.on_client_lost", '"explode"'),
         ("session.trusted_functions", '["a b"]'),
         ("auth.mode", '"none"'),
+        ("auth.mode", "[]"),
+        ("auth.mode", '["users", "users"]'),
+        ("auth.lookup_user", "3"),
         ("http.address", "9633"),
         ("log.level", '"INFO"'),
         ("log.format", '"text"'),
@@ -335,6 +338,11 @@ def test_faults_of_the_environment_are_told_beside_a_file_that_cannot_be_read(tm
         ('[listen]\naddresses = ["a:1", "a:1"]\n', "listen.addresses"),
         ('[http]\naddress = "127.0.0.1:6033"\n', "http.address"),
         ('[backend]\nurl = "mysql://127.0.0.1:6033"\n', "listen.addresses"),
+        ('[auth]\nmode = ["lookup"]\n', "auth.lookup_user"),
+        ('[auth]\nlookup_user = "reader"\n', "auth.lookup_user"),
+        ('[auth]\nmode = ["users"]\n', "auth.mode"),
+        ('[users."a.b"]\npassword = "x"\n', 'users."a.b".password'),
+        ('[users.a]\nsystem_user = "www-data"\n', 'users."a".system_user'),
         ('[session]\nread_ahead = "512MiB"\n', "session.read_ahead_total"),
     ],
 )
@@ -356,6 +364,10 @@ SECRET = "s3cr3t-w0rd"
         f'[listen]\naddresses = ["root:{SECRET}@db:1"]\n',
         f'[users."a"]\npassword = "{SECRET}"\n',
         f'[backend]\npassword = "{SECRET}"\n',
+        f'[users."a"]\npassword = ["{SECRET}"]\n',
+        f'[auth]\nlookup_password = ["{SECRET}"]\n',
+        f'[auth]\nlookup_passwort = "{SECRET}"\n',
+        f'[users."a"]\npasword = "{SECRET}"\n',
         f'password = "{SECRET}"\n',
         f'users = "root:{SECRET}"\n',
         f'[users]\nroot = "{SECRET}"\n',
@@ -363,6 +375,23 @@ SECRET = "s3cr3t-w0rd"
 )
 def test_a_fault_never_shows_what_may_be_a_password(tmp_path: Path, text: str) -> None:
     assert SECRET not in "\n".join(map(str, faults_of(tmp_path, text)))
+
+
+def test_passwords_are_not_shown_by_anything_that_shows_the_configuration(tmp_path: Path) -> None:
+    text = f'[auth]\nmode = ["users", "lookup"]\nlookup_user = "r"\nlookup_password = "{SECRET}"\n'
+    config = load(write(tmp_path, f'{text}[users.a]\npassword = "{SECRET}"\n'))
+    assert config.users["a"].password is not None
+    assert config.users["a"].password.get_secret_value() == SECRET
+    for shown in (repr(config), str(config), config.model_dump_json(), repr(config.model_dump())):
+        assert SECRET not in shown
+
+
+def test_the_modes_of_logins_may_come_from_the_environment(tmp_path: Path) -> None:
+    env = {
+        "MYBOUNCER_AUTH__MODE": "users, passthrough",
+        "MYBOUNCER_USERS__app__PASSWORD": SECRET,
+    }
+    assert load(env=env).auth.mode == ("users", "passthrough")
 
 
 # --- the example file and the documentation ---
@@ -394,7 +423,7 @@ def test_the_example_of_an_account_can_be_used(tmp_path: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     _, _, users = text.partition('# [users."report"]\n')
     keys = [line.removeprefix("# ") for line in users.splitlines() if re.match(r"# [a-z_]+ = ", line)]
-    config = load(write(tmp_path, '[users."report"]\n' + "\n".join(keys)))
+    config = load(write(tmp_path, '[auth]\nmode = ["users"]\n[users."report"]\n' + "\n".join(keys)))
     assert set(UserConfig.model_fields) == {line.split(" = ")[0] for line in keys}
     assert config.users["report"].weight == UserConfig().weight
 

@@ -20,6 +20,7 @@ from proxy.address import Address
 from proxy.relay.connect import Dialer, Refused
 from proxy.relay.stream import PacketStream, PeerGone
 from proxy.wire import constants as c
+from proxy.wire.auth import Secret
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import parse_err, parse_row
 
@@ -151,7 +152,7 @@ async def _execute_unread(stream: PacketStream, argument: int) -> None:
 
 
 async def _log_in(address: Address, user: str, password: str) -> PacketStream:
-    login = await Dialer(address).connect(user.encode(), password.encode(), 0, _UTF8MB4, [])
+    login = await Dialer(address).connect(user.encode(), Secret.of(password.encode()), 0, _UTF8MB4, [])
     stream = PacketStream(limit=1 << 20)
     stream.connection_made(login.transport)
     login.transport.set_protocol(stream)

@@ -24,7 +24,7 @@ from typing import IO, TypeVar
 
 import proxy
 from proxy.address import Address
-from proxy.relay.connect import Dialer, Refused
+from proxy.relay.connect import NOTHING, Dialer, Refused
 from proxy.relay.stream import PeerGone
 
 _SEARCH = ("/usr/sbin", "/usr/libexec", "/usr/local/sbin", "/usr/local/bin")
@@ -151,7 +151,7 @@ async def _listening(log: Path) -> dict[str, str] | None:
 
 async def _answers(path: str) -> bool:
     try:
-        login = await Dialer(Address(unix_path=path)).connect(b"root", b"", 0, 45, [])
+        login = await Dialer(Address(unix_path=path)).connect(b"root", NOTHING, 0, 45, [])
     except (OSError, PeerGone, Refused):
         return False
     login.transport.close()

@@ -1,14 +1,13 @@
-"""Accounts: the passwords that open their backends, and the opening itself.
+"""Accounts: where their secrets come from, and how their backends are opened.
 
-Credentials are kept in memory only. A password is *proven* by a login to the server (`proofs`); for `auth.cache_ttl`
-after that a client is checked against it here.
+A secret is *proven* by a login to the server (`proofs`); for `auth.cache_ttl` after that clients are checked against it
+here (`credentials`). The configuration may know it (`listed`), or the server's own table (`lookup`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes
@@ -18,18 +17,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from proxy.pool.budget import FREE, IDLE, OPENING
 from proxy.pool.queue import Failure, FailureKind, QueueFull, Waiter
 from proxy.session.state import Settings
-from proxy.wire import auth
 from proxy.wire import constants as c
+from proxy.wire.auth import Secret
 from proxy.wire.packets import Err, Greeting
 
 from . import soft
 from .backend import Backend
-from .connect import KEY, Refused
+from .connect import KEY, Login, Refused
+from .credentials import Credentials, Known
 from .proofs import Proofs, WaitOver
 
 if TYPE_CHECKING:
     from proxy.pool.pool import Account, Pool
 
+    from .lookup import Lookup
     from .relay import Relay
 
 _REFUSED_SERVER = (c.ER_CON_COUNT, c.ER_CANT_CREATE_THREAD)
@@ -55,75 +56,41 @@ class RsaKey:
             return self._private.decrypt(secret, oaep)
 
 
-class Credentials:
-    """A proven password of an account."""
-
-    __slots__ = ("password", "proven_at", "verifier")
-
-    def __init__(self, password: bytes, proven_at: float) -> None:
-        self.password = password
-        self.verifier = auth.sha2_verifier(password)
-        self.proven_at = proven_at
-
-    def __repr__(self) -> str:
-        return f"<Credentials proven_at={self.proven_at:.0f}>"
-
-
 class Accounts:
     """Who may log in, as far as we know, and how their backends are opened."""
 
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
-        self._credentials: dict[bytes, Credentials] = {}
+        self.credentials = Credentials(relay)
         self.proofs = Proofs(self)
+        self.lookup: Lookup | None = None
+        if "lookup" in relay.config.auth.mode:
+            from .lookup import Lookup  # with a MySQL client behind it, which few need
+
+            self.lookup = Lookup(relay)
+        self._listed = {
+            name.encode("utf-8", "surrogateescape"): Secret.of(user.password.get_secret_value().encode(), vouched=True)
+            for name, user in relay.config.users.items()
+            if user.password is not None and "users" in relay.config.auth.mode
+        }
         self._schemas: set[tuple[str, bytes]] = set()
         self._rsa_key: asyncio.Future[RsaKey] | None = None
 
-    def is_proven(self, user: bytes, password: bytes) -> bool:
-        """Whether this is a password that the server accepted not long ago."""
-        known = self._fresh(user)
-        return known is not None and hmac.compare_digest(known.password, password)
+    def listed(self, user: bytes) -> Secret | None:
+        """The password that the configuration gives to an account."""
+        return self._listed.get(user)
 
-    def is_proven_scramble(self, user: bytes, scramble: bytes, nonce: bytes) -> bool:
-        """The same for a caching_sha2_password scramble."""
-        known = self._fresh(user)
-        return known is not None and auth.check_sha2(scramble, nonce, known.verifier)
-
-    def _fresh(self, user: bytes) -> Credentials | None:
-        known = self._credentials.get(user)
-        if known is None or self.relay.loop.time() - known.proven_at > self.relay.config.auth.cache_ttl:
-            return None
-        return known
-
-    def forget_proofs(self) -> None:
-        """Somebody may have changed a password: every login is proven again."""
-        for known in self._credentials.values():
-            known.proven_at = float("-inf")
-
-    def forget_expired(self) -> None:
-        """Drop passwords that nobody has used for `auth.cache_ttl`."""
-        expired = self.relay.loop.time() - self.relay.config.auth.cache_ttl
-        for user, known in list(self._credentials.items()):
-            if known.proven_at < expired and _name(user) not in self.relay.registry.accounts:
-                del self._credentials[user]
-
-    def password(self, account: Account) -> bytes:
-        """What opens connections of this account. Raises Refused if it is not known any more."""
-        known = self._credentials.get(user_of(account))
-        if known is None:
-            text = f"Access denied for user '{account.name}': its password is not known any more, log in again"
-            raise Refused(Err(c.ER_ACCESS_DENIED, b"28000", text.encode()))
-        return known.password
+    def passwords_may_have_changed(self) -> None:
+        """Somebody may have changed a password: what is known is proven again, what was looked up is read again."""
+        self.credentials.doubt_all()
+        if self.lookup is not None:
+            self.lookup.forget()
 
     async def rsa_key(self) -> RsaKey:
         """Our RSA key; made once, in a thread, because it takes a while."""
         if self._rsa_key is None:
             self._rsa_key = asyncio.ensure_future(asyncio.to_thread(RsaKey))
         return await asyncio.shield(self._rsa_key)
-
-    def remember(self, user: bytes, password: bytes) -> None:
-        """The server has accepted this password just now."""
-        self._credentials[user] = Credentials(password, self.relay.loop.time())
 
     async def check_schema(self, pool: Pool, settings: Settings) -> None:
         """Make sure that the account may use the schema of `settings`. Raises Refused or WaitOver."""
@@ -192,26 +159,37 @@ class Accounts:
         self.relay.spawn(self._open(pool))
 
     async def _open(self, pool: Pool) -> None:
-        user = user_of(pool.account)
-        known = self._credentials.get(user)
-        if known is None:
-            err = f"Access denied for user '{pool.account.name}': its password is not known any more, log in again"
-            self.relay.registry.open_failed(pool, Failure(FailureKind.ACCOUNT_ERROR, c.ER_ACCESS_DENIED, err, b"28000"))
-            return
         try:
-            backend = await self.connect(pool, user, known.password)
+            backend = await self.connect(pool, self.known(pool.account))
         except Exception as exc:
-            failure = self.failure(exc)
-            if failure.code == c.ER_ACCESS_DENIED and self._credentials.get(user) is known:
-                del self._credentials[user]
-            self.relay.registry.open_failed(pool, failure)
+            self.relay.registry.open_failed(pool, self.failure(exc))
             self.relay.watch_queue()
             return
         backend.slot = OPENING
         self.relay.registry.opened(backend)
 
-    async def connect(self, pool: Pool, user: bytes, password: bytes) -> Backend:
-        """Open a backend and bring it into a known state."""
+    def known(self, account: Account) -> Known:
+        """What opens connections of this account. Raises Refused if it is not known any more."""
+        known = self.credentials.opener(user_of(account))
+        if known is None:
+            text = f"Access denied for user '{account.name}': its password is not known any more, log in again"
+            raise Refused(Err(c.ER_ACCESS_DENIED, b"28000", text.encode("utf-8", "surrogateescape")))
+        return known
+
+    async def log_in(
+        self, account: Account, known: Known | Secret, key: int, collation_id: int, greeted: list[Greeting]
+    ) -> Login:
+        """Log in to the server as `account`. Raises what `Dialer.connect` raises; what is refused is forgotten."""
+        user = user_of(account)
+        secret, turn = (known, None) if isinstance(known, Secret) else (known.secret, known.turn)
+        try:
+            return await self.relay.dialer.connect(user, secret, key, collation_id, greeted, turn)
+        except Refused as exc:
+            self.credentials.refused(user, secret, exc.err)
+            raise
+
+    async def connect(self, pool: Pool, known: Known | Secret) -> Backend:
+        """Open a backend, with what is known or what is to be proven, and bring it into a known state."""
         started = self.relay.loop.time()
         profile = self.relay.profile
         waiter = next(iter(pool.account.waiters), None)
@@ -222,7 +200,7 @@ class Accounts:
         assert isinstance(key, int)
         try:
             async with asyncio.timeout(self.relay.config.backend.connect_timeout):
-                login = await self.relay.dialer.connect(user, password, key & KEY, collation_id, greeted)
+                login = await self.log_in(pool.account, known, key & KEY, collation_id, greeted)
                 backend = Backend(self.relay, pool, login.transport, login.greeting.thread_id)
                 login.transport.set_protocol(backend)
                 backend.slot = FREE
@@ -308,10 +286,6 @@ class Accounts:
             return Failure(kind, err.code, text, err.state or b"HY000")
         self.relay.health.failed(exc)
         return Failure(FailureKind.DOWN, c.CR_CONN_HOST_ERROR, self.relay.health.last_error)
-
-
-def _name(user: bytes) -> str:
-    return user.decode("utf-8", "surrogateescape")
 
 
 def user_of(account: Account) -> bytes:

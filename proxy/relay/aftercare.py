@@ -122,6 +122,8 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
                 remember_long_data_error(statement, error)
             end_private(client, statement, backend)
     had_transaction = client.status & c.SERVER_STATUS_IN_TRANS
+    if verdict.flags & CREDENTIALS:
+        client.relay.accounts.passwords_may_have_changed()  # of several accounts some may have been, before an error
     if reader.status is not None:
         _follow_status(client, reader.status)
     if error is not None:
@@ -139,8 +141,6 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
             client.add_pins(verdict.pins)
         if verdict.unpins:
             client.drop_pins(verdict.unpins)
-        if verdict.flags & CREDENTIALS:
-            client.relay.accounts.forget_proofs()
     if apply_changes(client, backend, reader.changes, explained=bool(verdict.pins)) & COLLATION_UNKNOWN or (
         verdict.flags & CHARSET and error is None
     ):

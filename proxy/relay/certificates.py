@@ -42,11 +42,12 @@ class ServerCertificate:
         self._directory = state_directory(config.state_directory)
         self._seen: tuple[tuple[str, int, int], ...] = ()
         self.note = ""
+        self._fingerprint = b""
         self.context = self._load()
 
     def connection(self) -> Tls:
         """The TLS of one connection that a client has opened."""
-        return Tls(self.context, server_side=True)
+        return Tls(self.context, server_side=True, fingerprint=self._fingerprint)
 
     def refresh(self) -> bool:
         """Take up changed files: True if there were any. Raises CertificateError; the context before stays then."""
@@ -73,7 +74,7 @@ class ServerCertificate:
         if self._own:
             self._load_own(context)
         else:
-            load_pair(context, config.certificate, config.key)
+            self._load_shown(context, config.certificate, config.key)
         if config.ca:
             load_ca(context, config.ca)
             context.verify_mode = ssl.CERT_REQUIRED if config.client_certificates == "required" else ssl.CERT_OPTIONAL
@@ -87,7 +88,7 @@ class ServerCertificate:
                 if not path.exists():
                     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                     _write_private(path, make_self_signed())
-                load_pair(context, str(path), "")
+                self._load_shown(context, str(path), "")
             except (OSError, CertificateError) as exc:
                 self.note = f"{path}: {exc}"
             else:
@@ -96,7 +97,12 @@ class ServerCertificate:
         with tempfile.TemporaryDirectory(prefix="mybouncer-") as temporary:
             path = Path(temporary) / OWN
             _write_private(path, make_self_signed())
-            load_pair(context, str(path), "")
+            self._load_shown(context, str(path), "")
+
+    def _load_shown(self, context: ssl.SSLContext, certificate: str, key: str) -> None:
+        load_pair(context, certificate, key)
+        shown = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
+        self._fingerprint = shown.fingerprint(hashes.SHA256())
 
 
 class ServerTls:

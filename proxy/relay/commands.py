@@ -247,10 +247,13 @@ def _change_user(client: Client, packet: bytes) -> None:
     try:
         response = parse_change_user(packet[4:], client.capabilities)
     except ProtocolError as exc:
-        client.malformed(str(exc), exc.code)
+        client.relay.count_malformed(client.address, str(exc))
+        _unknown(client)
+        if not client.relay.profile.mariadb:
+            client.close("error")  # as MySQL does
         return
     rest = client.buffer
-    client.forget("change_user")
+    client.forget(client.relay.CHANGE_USER)
     client.relay.change_user(client, response, rest)
 
 

@@ -18,12 +18,13 @@ from typing import Any
 from proxy import __version__
 from proxy.address import Address
 from proxy.wire import constants as c
+from proxy.wire.auth import Secret
 from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Err, Greeting, HandshakeResponse, parse_auth_switch, parse_err, ssl_request
 
 from .certificates import ServerTls
 from .names import open_tcp
-from .plugins import Exchange, answer, first_answer, full_authentication
+from .plugins import Exchange, answer, first_answer, full_authentication, give_up
 from .plugins import Refused as Refused  # the caller's view of a login that failed
 from .stream import PacketStream, PeerGone
 from .tls import Tls
@@ -65,9 +66,12 @@ _USER_TIMEOUT = 10_000  # milliseconds
 
 # Whom the server refuses: a login that is finished, and opens nothing.
 PROBE_USER = b"mybouncer_probe"
+NOTHING = Secret.of(b"")
 _UTF8MB4 = 45
 
-_ONE_FACTOR = b"the server asks for a second factor: mybouncer logs in with a password only"
+_NO_PLUGIN = b"mybouncer"
+_NOBODY_ASKED = b"Access denied for user '%s': the server asks for no password but goes by whom mybouncer runs as"
+_ONE_FACTOR = "the server asks for a second factor: mybouncer logs in with a password only"
 
 
 REFUSED_CLOSES = 1.0  # seconds; servers close at once
@@ -81,6 +85,38 @@ class Login:
     greeting: Greeting
 
 
+class Turn:
+    """Logins with one secret, one at a time: when the server has refused it, those behind do not try it again.
+
+    Servers lock accounts that are tried with a wrong password a few times (MySQL's FAILED_LOGIN_ATTEMPTS, MariaDB's
+    max_password_errors), and many connections may be opened at once when the password has just been changed.
+    """
+
+    DENIED = (
+        c.ER_ACCESS_DENIED,
+        c.ER_ACCESS_DENIED_NO_PASSWORD,
+        c.ER_BLOCKED_BY_PASSWORD_ERRORS,
+        c.MARIADB_ER_USER_IS_BLOCKED,
+    )
+
+    __slots__ = ("_lock", "_refused")
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._refused: Refused | None = None
+
+    async def __aenter__(self) -> Refused | None:
+        await self._lock.acquire()
+        return self._refused
+
+    async def __aexit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        self._lock.release()
+        if self._refused is not None and not isinstance(exc, asyncio.CancelledError):
+            raise Refused(self._refused.err) from None
+        if isinstance(exc, Refused) and exc.err.code in self.DENIED:
+            self._refused = exc
+
+
 @dataclass(slots=True)
 class Dialer:
     """How the server is reached. `tls` None: never encrypted; `silent` None: a server that hangs is not waited for."""
@@ -90,9 +126,17 @@ class Dialer:
     silent: Silent | None = None
 
     async def connect(
-        self, user: bytes, password: bytes, key: int, collation_id: int, greeted: list[Greeting]
+        self,
+        user: bytes,
+        secret: Secret,
+        key: int,
+        collation_id: int,
+        greeted: list[Greeting],
+        turn: Turn | None = None,
     ) -> Login:
         """Open a connection and log in as `user`. The greeting is appended to `greeted` as soon as it is there.
+
+        With a `turn`, the server is told the name only when the login before has been answered (see `Turn`).
 
         Raises Refused with the server's ERR, or with 2026 where TLS cannot be had as wanted; OSError or PeerGone when
         the server cannot be reached; ProtocolError when it speaks nonsense.
@@ -106,8 +150,11 @@ class Dialer:
             greeting = Greeting.parse(packet)
             greeted.append(greeting)
             secured = await self._secure(stream, greeting, key, collation_id)
-            exchange = Exchange(stream, password, self.address.is_unix, secured is not None)
-            await _log_in(exchange, greeting, user, key, collation_id)
+            exchange = Exchange(stream, secret, self.address.is_unix, secured is not None)
+            async with turn or Turn() as refused:
+                if refused is not None:  # meanwhile, and the login is finished in nobody's name
+                    user, exchange.secret = PROBE_USER, NOTHING
+                await _log_in(exchange, greeting, user, key, collation_id)
             transport, _ = stream.detach()
             if secured is not None and self.tls is not None:
                 self.tls.session = secured.session
@@ -213,7 +260,7 @@ class Silent:
                 packet = await stream.read_packet()
             del self._waiting[stream]  # from here on nobody else can use it
             async with asyncio.timeout(self.PATIENCE):
-                await _log_in(Exchange(stream, b"", False, False), Greeting.parse(packet), PROBE_USER, 0, _UTF8MB4)
+                await _log_in(Exchange(stream, NOTHING, False, False), Greeting.parse(packet), PROBE_USER, 0, _UTF8MB4)
         except (Refused, PeerGone, ProtocolError, TimeoutError):
             pass
         except asyncio.CancelledError:
@@ -249,6 +296,10 @@ def _capabilities(greeting: Greeting, key: int, tls: bool) -> int:
 async def _log_in(exchange: Exchange, greeting: Greeting, user: bytes, key: int, collation_id: int) -> None:
     stream = exchange.stream
     capabilities = _capabilities(greeting, key, exchange.secured)
+    if not exchange.local:
+        # Else accounts with a second factor are told that their password is wrong. On a unix socket they have to be:
+        # the second one may be the user id behind it, which is ours.
+        capabilities |= c.CLIENT_MULTI_FACTOR & greeting.capabilities
     if not capabilities & c.CLIENT_DEPRECATE_EOF or not capabilities & c.CLIENT_SESSION_TRACK:
         raise ProtocolError("the server is too old: DEPRECATE_EOF and SESSION_TRACK are needed")
     attributes = {
@@ -257,26 +308,46 @@ async def _log_in(exchange: Exchange, greeting: Greeting, user: bytes, key: int,
         b"_pid": str(os.getpid()).encode(),
         b"program_name": b"mybouncer",
     }
-    plugin = greeting.plugin if first_answer(greeting.plugin, b"", b"") is not None else c.CACHING_SHA2_PASSWORD
-    exchange.plugin, exchange.nonce = plugin, greeting.nonce
-    scramble = first_answer(plugin, exchange.password, greeting.nonce) or b""
+    plugin, scramble = _first_words(exchange, greeting)
     stream.write_packet(
         HandshakeResponse(capabilities, collation_id, user, scramble, None, plugin, attributes).encode()
     )
+    asked = bool(scramble) or not exchange.local
     while True:
         packet = await stream.read_packet()
         if not packet:
             raise ProtocolError("empty packet in a login")
+        if exchange.given_up and packet[0] != 0xFE:  # whatever it says: only another plugin would help
+            raise Refused(Err(c.ER_NOT_SUPPORTED_AUTH_MODE, b"08004", exchange.given_up.encode()))
         if packet[0] == 0x00:
+            if not asked and not exchange.secret.vouched:
+                raise Refused(Err(c.ER_ACCESS_DENIED_NO_PASSWORD, b"28000", _NOBODY_ASKED % user))
             return
         if packet[0] == 0xFF:
             raise Refused(parse_err(packet))
         if packet[0] == 0xFE:
+            asked = True
             exchange.plugin, exchange.nonce = parse_auth_switch(packet)
             await answer(exchange)
         elif packet == b"\x01\x04":
             await full_authentication(exchange)
         elif packet[0] == 0x02:
-            raise Refused(Err(c.ER_NOT_SUPPORTED_AUTH_MODE, b"08004", _ONE_FACTOR))
+            give_up(exchange, _ONE_FACTOR)
         elif packet != b"\x01\x03":
             raise ProtocolError(f"unexpected packet {packet[:1].hex()} in a login")
+
+
+def _first_words(exchange: Exchange, greeting: Greeting) -> tuple[bytes, bytes]:
+    """Plugin and answer of the handshake response."""
+    plugin = greeting.plugin
+    exchange.nonce = greeting.nonce
+    if exchange.local:
+        # A server may go by the user id behind a unix socket, which is ours whoever our client is. It asks everybody
+        # else for the password when the plugin has a name that nobody has.
+        return _NO_PLUGIN, b""
+    if exchange.secret.password is None:
+        plugin = c.NATIVE_PASSWORD
+    elif first_answer(plugin, exchange.secret, greeting.nonce) is None:
+        plugin = c.CACHING_SHA2_PASSWORD
+    exchange.plugin = plugin
+    return plugin, first_answer(plugin, exchange.secret, greeting.nonce) or b""

@@ -218,8 +218,8 @@ class Control:
 
     async def _connect(self, pool: Pool) -> ControlConnection:
         relay = self._relay
-        password = relay.accounts.password(pool.account)
-        login = await relay.dialer.connect(user_of(pool.account), password, 0, _UTF8, [])
+        known = relay.accounts.known(pool.account)
+        login = await relay.accounts.log_in(pool.account, known, 0, _UTF8, [])
         control = ControlConnection(relay, pool, login.transport, login.greeting.thread_id)
         login.transport.set_protocol(control)
         return control

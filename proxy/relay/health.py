@@ -15,7 +15,7 @@ from proxy.pool.budget import IDLE
 from proxy.wire import constants as c
 from proxy.wire.framing import ProtocolError
 
-from .connect import PROBE_USER, Refused
+from .connect import NOTHING, PROBE_USER, Refused
 from .stream import PeerGone
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Health:
         greeted: list[Greeting] = []
         try:
             async with asyncio.timeout(relay.config.backend.connect_timeout):
-                accepted = await relay.dialer.connect(PROBE_USER, b"", 0, _UTF8MB4, greeted)
+                accepted = await relay.dialer.connect(PROBE_USER, NOTHING, 0, _UTF8MB4, greeted)
             accepted.transport.write(_QUIT)
             accepted.transport.close()
         except (Refused, OSError, PeerGone, ProtocolError, TimeoutError) as exc:

@@ -21,7 +21,6 @@ import stat
 from typing import TYPE_CHECKING
 
 from proxy.address import Address
-from proxy.wire import auth
 from proxy.wire import constants as c
 from proxy.wire.framing import frame
 from proxy.wire.packets import Greeting, build_err
@@ -198,6 +197,7 @@ class Listener:
 
     def _count_refusal(self) -> None:
         self.relay.stats.errors[(c.ER_CON_COUNT, "proxy")] += 1
+        self.relay.stats.client_disconnects["refused"] += 1
 
     def _server_never_seen(self, newcomer: _Newcomer) -> None:
         self.relay.login_failed(str(c.CR_CONN_HOST_ERROR))
@@ -211,10 +211,7 @@ class Listener:
 
     def _greet(self, newcomer: _Newcomer) -> None:
         relay = self.relay
-        assert relay.profile.greeting is not None
-        greeting = login.greeting_for_client(
-            relay.profile.greeting, relay.next_client_id(), auth.make_nonce(), tls=relay.certificate is not None
-        )
+        greeting = login.greet(relay, relay.next_client_id(), tls=relay.certificate is not None)
         newcomer.greeting = greeting
         try:
             newcomer.sock.send(frame(greeting.encode(), 0))

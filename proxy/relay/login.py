@@ -1,11 +1,9 @@
 """A client's login, with nothing configured: get the password, prove it at the server, open a session.
 
-    greeting -> response -> [AuthSwitch] -> known scramble ------------------------> OK
-                                         -> full authentication -> proof at the server -> OK | the server's ERR
+    greeting -> response -> challenge -> known ----------------> OK
+                                      -> proof at the server -> OK | the server's ERR
 
-A connection may begin with a TLS handshake. The password comes in the clear only over TLS or a unix socket, else
-encrypted with our RSA key (protocol.md A.5). A scramble that we can check against a proven password needs no exchange
-and no backend. A mismatch here is never an answer: the server decides.
+A connection may begin with a TLS handshake. How a client shows that it has the password is `challenge`'s business.
 """
 
 from __future__ import annotations
@@ -23,12 +21,12 @@ from proxy.wire.packets import (
     Err,
     Greeting,
     HandshakeResponse,
-    build_auth_switch,
     build_ok,
     encode_tracker,
 )
 
 from . import answers
+from .challenge import Challenge, first_plugin
 from .client import WRITE_HIGH, WRITE_LOW, Client
 from .connect import KEY, Refused
 from .proofs import WaitOver
@@ -40,13 +38,11 @@ if TYPE_CHECKING:
 
     from proxy.pool.pool import Pool
     from proxy.session.state import Settings
+    from proxy.wire.auth import Secret
 
     from .relay import Relay
 
 _TLS_REQUIRED = b"Connections using insecure transport are prohibited while tls.client.mode is required."
-_FAST_OK = b"\x01\x03"
-_FULL = b"\x01\x04"
-_WANTS_KEY = b"\x02"
 
 # What clients may not have, because it changes packets that we read or could not move, or nothing here does it
 # (protocol.md A.2).
@@ -67,17 +63,19 @@ MASKED = (
 _SSL_REQUEST = b"\x20\0\0\1"  # the header of a response without a name: the TLS handshake follows
 
 
-def greeting_for_client(server: Greeting, ident: int, nonce: bytes, *, tls: bool) -> Greeting:
+def greet(relay: Relay, ident: int, *, tls: bool) -> Greeting:
     """Return the server's greeting with our id and nonce, our plugin, and without what we cannot carry."""
+    server = relay.profile.greeting
+    assert server is not None
     offered = server.capabilities & ~MASKED & ~c.CLIENT_SSL | c.CLIENT_PLUGIN_AUTH | c.CLIENT_PLUGIN_AUTH_LENENC
     return Greeting(
         server.version,
         ident,
-        nonce,
+        auth.make_nonce(),
         server.charset,
         server.status,
         offered | c.CLIENT_CONNECT_ATTRS | (c.CLIENT_SSL if tls else 0),
-        c.CACHING_SHA2_PASSWORD,
+        first_plugin(relay.config.auth.mode, mariadb=server.is_mariadb),
     )
 
 
@@ -111,12 +109,11 @@ async def change_user(
     stream.expect(1)
     stream.connection_made(transport)
     transport.set_protocol(stream)
-    assert relay.profile.greeting is not None
     tls = transport if isinstance(transport, Tls) else None
-    greeting = greeting_for_client(relay.profile.greeting, client.ident, auth.make_nonce(), tls=tls is not None)
+    greeting = greet(relay, client.ident, tls=tls is not None)
     login = _Login(relay, stream, greeting, client.address, tls)
     login.libmariadb = client.libmariadb
-    await _guard(login, login.open(response))
+    await _guard(login, login.open(response, answered=False))
 
 
 async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
@@ -208,7 +205,7 @@ class _Login:
         self.address = address
         self.tls = tls
         self.private = tls is not None or address.startswith("unix:")
-        self.nonce = greeting.nonce
+        self.info = b""
         self.waits_for_server = False
         self.libmariadb = False
 
@@ -231,15 +228,19 @@ class _Login:
             raise Refused(Err(c.ER_NOT_SUPPORTED_YET, b"42000", b"compression was not offered: connect without it"))
         await self.open(HandshakeResponse.parse(packet, self.greeting.capabilities))
 
-    async def open(self, response: HandshakeResponse) -> None:
-        """From the client's response to a session."""
+    async def open(self, response: HandshakeResponse, *, answered: bool = True) -> None:
+        """From the client's response to a session. `answered`: it answers the nonce of our greeting."""
         relay = self.relay
         self.libmariadb = self.libmariadb or response.attributes.get(b"_client_name") == answers.LIBMARIADB
-        proven, password = await self._password(response)
+        challenge = Challenge(
+            relay, self.stream, self.greeting, response, self.address, private=self.private, answered=answered
+        )
+        secret, proven = await challenge.run()
+        self.info = self._certificate_proof(challenge, secret)
         key = response.capabilities & KEY
         self.waits_for_server = True
         if not proven:
-            await relay.accounts.proofs.prove(response.username, password, key)
+            await relay.accounts.proofs.prove(response.username, secret, key)
         pool = relay.pool(response.username, key)
         _check_room(relay, pool)
         pool.account.clients += 1  # from here on the account is in use
@@ -248,6 +249,12 @@ class _Login:
         except BaseException:
             pool.account.clients -= 1
             raise
+
+    def _certificate_proof(self, challenge: Challenge, secret: Secret) -> bytes:
+        """What a client of MariaDB 11.4 and later may believe our certificate by, in the info of its OK."""
+        if self.tls is None or challenge.plugin != c.NATIVE_PASSWORD or secret.password == b"":
+            return b""
+        return auth.certificate_proof(secret.native_hash, challenge.nonce, self.tls.fingerprint)
 
     async def _settings(self, response: HandshakeResponse, pool: Pool) -> Settings:
         settings = self.relay.initial_settings(response)
@@ -260,7 +267,7 @@ class _Login:
         trackers = b""
         if response.database is not None and response.capabilities & c.CLIENT_SESSION_TRACK:
             trackers = encode_tracker(c.TRACK_SCHEMA, b"", response.database)
-        self.stream.write_packet(build_ok(status=self.greeting.status, trackers=trackers))
+        self.stream.write_packet(build_ok(status=self.greeting.status, info=self.info, trackers=trackers))
         transport, rest = self.stream.detach()
         client = Client(relay, transport, self.greeting.thread_id, pool, settings, response.capabilities)
         client.address = self.address
@@ -272,43 +279,6 @@ class _Login:
         if rest:
             client.data_received(rest)
 
-    async def _password(self, response: HandshakeResponse) -> tuple[bool, bytes]:
-        """Return (proven, password); the password is b"" where a proven one made it unnecessary."""
-        scramble = response.auth_response
-        if response.plugin != c.CACHING_SHA2_PASSWORD:
-            scramble = await self._switch(c.CACHING_SHA2_PASSWORD)
-        if scramble in (b"", b"\0"):
-            return self.relay.accounts.is_proven(response.username, b""), b""
-        if self.relay.accounts.is_proven_scramble(response.username, scramble, self.nonce):
-            self.stream.write_packet(_FAST_OK)
-            return True, b""
-        if not self.private and response.attributes.get(b"_client_name") == b"libmysql":
-            # libmysqlclient refuses to ask for a key with caching_sha2_password, and asks with this plugin.
-            asked = await self._switch(c.SHA256_PASSWORD)
-            if asked != b"\x01":
-                return False, asked.rstrip(b"\0")
-            return False, await self._by_rsa()
-        self.stream.write_packet(_FULL)
-        answer = await self.stream.read_packet()
-        if answer == _WANTS_KEY:
-            return False, await self._by_rsa()
-        return False, _without_nul(answer)
-
-    async def _switch(self, plugin: bytes) -> bytes:
-        self.nonce = auth.make_nonce()
-        self.stream.write_packet(build_auth_switch(plugin, self.nonce))
-        return await self.stream.read_packet()
-
-    async def _by_rsa(self) -> bytes:
-        """Give the client our public key, decrypt what it sends."""
-        key = await self.relay.accounts.rsa_key()
-        self.stream.write_packet(b"\x01" + key.pem)
-        secret = await self.stream.read_packet()
-        try:
-            return _without_nul(auth.xor_nonce(await key.decrypt(secret), self.nonce))
-        except ValueError as exc:
-            raise ProtocolError("the encrypted password cannot be decrypted") from exc
-
 
 def _program(attributes: dict[bytes, bytes]) -> str:
     """Who a client says it is: "`api` pid 4242"."""
@@ -319,7 +289,3 @@ def _program(attributes: dict[bytes, bytes]) -> str:
         f"pid {pid[:20].decode()}" if pid.isdigit() else "",
     ]
     return " ".join(word for word in words if word)
-
-
-def _without_nul(password: bytes) -> bytes:
-    return password[:-1] if password.endswith(b"\0") else password

@@ -25,6 +25,7 @@ from proxy.wire.packets import Err, parse_err
 
 from .stream import PacketStream
 
+_ONLY_SHA1 = "of this password mybouncer knows what mysql_native_password needs"
 _PARSEC_ROUNDS = 1024
 _MOST_PARSEC_ROUNDS = 10  # powers of two of the above: more than a second of work is nobody's honest wish
 
@@ -42,11 +43,18 @@ class Exchange:
     """One login in progress: who speaks with the server, and what may be said aloud."""
 
     stream: PacketStream
-    password: bytes
+    secret: auth.Secret
     local: bool  # a unix socket
     secured: bool  # TLS
     plugin: bytes = b""
     nonce: bytes = b""
+    given_up: str = ""  # why the server cannot have the answer that it asked for last
+
+    @property
+    def password(self) -> bytes:
+        """The password in the clear, for the plugins that need it."""
+        assert self.secret.password is not None
+        return self.secret.password
 
     async def ask(self, payload: bytes) -> bytes:
         """Send a packet, return the answer. Raises Refused if that is an ERR."""
@@ -57,23 +65,29 @@ class Exchange:
         return packet
 
 
-def first_answer(plugin: bytes, password: bytes, nonce: bytes) -> bytes | None:
+def first_answer(plugin: bytes, secret: auth.Secret, nonce: bytes) -> bytes | None:
     """What goes into the handshake response, where one packet can be the whole of it; None: let the server ask."""
-    scramble = _SCRAMBLES.get(plugin)
-    return None if scramble is None else scramble(password, nonce)
+    if plugin == c.NATIVE_PASSWORD:
+        return b"" if secret.password == b"" else auth.scramble_native_sha1(secret.sha1, nonce)
+    if plugin == c.CACHING_SHA2_PASSWORD and secret.password is not None:
+        return auth.scramble_sha2(secret.password, nonce)
+    return None
 
 
 async def answer(exchange: Exchange) -> None:
-    """Do what the server has asked for with an AuthSwitchRequest. Raises Refused, with 1251, where we cannot."""
+    """Do what the server has asked for with an AuthSwitchRequest, or give up: it may ask for something else then."""
     plugin = exchange.plugin
-    scramble = first_answer(plugin, exchange.password, exchange.nonce)
+    exchange.given_up = ""
+    scramble = first_answer(plugin, exchange.secret, exchange.nonce)
     handler = _HANDLERS.get(plugin)
-    if handler is not None:
-        await handler(exchange)
-    elif scramble is not None:
+    if scramble is not None:
         exchange.stream.write_packet(scramble)
+    elif exchange.secret.password is None and (handler is not None or plugin == c.CACHING_SHA2_PASSWORD):
+        give_up(exchange, f"{_ONLY_SHA1}, and the server asks for '{_name(plugin)}'")
+    elif handler is not None:
+        await handler(exchange)
     else:
-        await _give_up(exchange, f"mybouncer cannot log in with authentication plugin '{_name(plugin)}'")
+        give_up(exchange, f"mybouncer cannot log in with authentication plugin '{_name(plugin)}'")
 
 
 async def full_authentication(exchange: Exchange) -> None:
@@ -81,11 +95,10 @@ async def full_authentication(exchange: Exchange) -> None:
     await _send_secret(exchange, aloud=exchange.secured or exchange.local, ask=b"\x02")
 
 
-async def _give_up(exchange: Exchange, text: str) -> None:
-    """Finish the login all the same, with what has a signature's length: a shorter answer counts against our host."""
+def give_up(exchange: Exchange, text: str) -> None:
+    """Go on with the login all the same, with what has a signature's length: less counts against our host."""
+    exchange.given_up = text
     exchange.stream.write_packet(bytes(64))
-    await exchange.stream.read_packet()
-    raise Refused(Err(c.ER_NOT_SUPPORTED_AUTH_MODE, b"08004", text.encode()))
 
 
 def _name(plugin: bytes) -> str:
@@ -116,7 +129,8 @@ async def _send_secret(exchange: Exchange, *, aloud: bool, ask: bytes) -> None:
 
 async def _clear(exchange: Exchange) -> None:
     if not (exchange.secured or exchange.local):
-        await _give_up(exchange, "mysql_clear_password goes over TLS or a unix socket only, see tls.backend.mode")
+        give_up(exchange, "mysql_clear_password goes over TLS or a unix socket only, see tls.backend.mode")
+        return
     exchange.stream.write_packet(exchange.password + b"\0")
 
 
@@ -150,11 +164,6 @@ async def _parsec(exchange: Exchange) -> None:
     ours = os.urandom(32)
     exchange.stream.write_packet(ours + Ed25519PrivateKey.from_private_bytes(seed).sign(exchange.nonce + ours))
 
-
-_SCRAMBLES: dict[bytes, Callable[[bytes, bytes], bytes]] = {
-    c.NATIVE_PASSWORD: auth.scramble_native,
-    c.CACHING_SHA2_PASSWORD: auth.scramble_sha2,
-}
 
 _HANDLERS: dict[bytes, Callable[[Exchange], Awaitable[None]]] = {
     c.SHA256_PASSWORD: _sha256,

@@ -14,11 +14,12 @@ from weakref import WeakValueDictionary
 
 from proxy.pool.budget import OPENING
 from proxy.pool.queue import Failure, FailureKind, LoginWaiter
-from proxy.wire import auth
 
 from .stream import PeerGone
 
 if TYPE_CHECKING:
+    from proxy.wire.auth import Secret
+
     from .accounts import Accounts
     from .relay import Relay
 
@@ -102,13 +103,13 @@ class Proofs:
         self._proofs: dict[tuple[bytes, bytes], Proof] = {}  # by user and what the password comes to
         self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()  # by user
 
-    async def prove(self, user: bytes, password: bytes, key: int) -> None:
-        """Log in to the server with what a client gave us. Raises Refused with the server's answer, or WaitOver."""
-        ident = (user, auth.sha2_verifier(password))
+    async def prove(self, user: bytes, secret: Secret, key: int) -> None:
+        """Log in to the server with a client's secret. Raises Refused with the server's answer, or WaitOver."""
+        ident = (user, secret.ident)
         proof = self._proofs.get(ident)
         if proof is None:
             proof = self._proofs[ident] = Proof()
-            proof.task = self._relay.spawn(self._run(proof, user, password, key))
+            proof.task = self._relay.spawn(self._run(proof, user, secret, key))
             proof.task.add_done_callback(lambda task: self._over(ident, task))
         proof.clients += 1
         try:
@@ -126,29 +127,30 @@ class Proofs:
         if proof is not None and proof.task is task:
             del self._proofs[ident]
 
-    async def _run(self, proof: Proof, user: bytes, password: bytes, key: int) -> None:
+    async def _run(self, proof: Proof, user: bytes, secret: Secret, key: int) -> None:
         turn = self._turns.get(user)
         if turn is None:
             turn = self._turns[user] = asyncio.Lock()
         since = self._relay.loop.time()
         async with turn:
-            await self._prove(proof, LoginSlot(self._relay, since), user, password, key)
+            await self._prove(proof, LoginSlot(self._relay, since), user, secret, key)
 
-    async def _prove(self, proof: Proof, slot: LoginSlot, user: bytes, password: bytes, key: int) -> None:
+    async def _prove(self, proof: Proof, slot: LoginSlot, user: bytes, secret: Secret, key: int) -> None:
         relay, accounts = self._relay, self._accounts
         while True:
             await slot.wait()
             proof.begun = True
             pool = relay.unproven_pool(user, key)
+            since = relay.loop.time()
             try:
-                backend = await accounts.connect(pool, user, password)
+                backend = await accounts.connect(pool, secret)
             except Exception as exc:
                 proof.begun = False
                 failure = accounts.failure(exc)
                 if failure.kind is FailureKind.REFUSED_ACCOUNT:
                     # Servers look at this limit after the password, so the password is right (protocol.md F).
                     if relay.profile.learned:
-                        accounts.remember(user, password)
+                        accounts.credentials.remember(user, secret, since)
                         relay.registry.login_refused(relay.pool(user, key), failure)
                         relay.watch_queue()
                         return
@@ -159,7 +161,7 @@ class Proofs:
                     slot.give_up()
                     raise PeerGone("nobody waits for it any more") from exc
             else:
-                accounts.remember(user, password)
+                accounts.credentials.remember(user, secret, since)
                 backend.slot = OPENING
                 relay.registry.introduce(pool.account)
                 relay.registry.adopt(backend, relay.pool(user, key))  # another one, if we had forgotten it meanwhile

@@ -72,6 +72,7 @@ class Relay:
     """Everything about one server."""
 
     FIRST_CLIENT_ID = FIRST_VIRTUAL_ID
+    CHANGE_USER = "change_user"  # why a client is forgotten whose connection stays
 
     def __init__(self, config: Config, log: Log, limited_log: LimitedLog) -> None:
         self.config = config
@@ -210,7 +211,7 @@ class Relay:
         upload.look(self.backends, now)
         self.registry.forget_unused()
         self.watch.look(now)
-        self.accounts.forget_expired()
+        self.accounts.credentials.forget_expired()
         self._refresh_certificate()
         if self.profile.learned and now - self._learned_at >= LEARN_EVERY and self.registry.shares.holding:
             self._learn_again(now)
@@ -273,7 +274,8 @@ class Relay:
         """A client's connection has ended."""
         if self.clients.pop(client.ident, None) is not None:
             client.pool.account.clients -= 1
-            self.stats.client_disconnects[reason] += 1
+            if reason != self.CHANGE_USER:  # its connection stays, and may become another client
+                self.stats.client_disconnects[reason] += 1
         self._check_drained()
 
     def change_user(self, client: Client, response: HandshakeResponse, rest: bytes) -> None:
@@ -283,6 +285,7 @@ class Relay:
     def login_failed(self, reason: str) -> None:
         """A connection ended before its login was complete."""
         self.stats.login_failures[reason] += 1
+        self.stats.client_disconnects["login_failed"] += 1
 
     def count_malformed(self, address: str, text: str) -> None:
         """A client sent what no client may send."""

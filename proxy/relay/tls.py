@@ -36,6 +36,7 @@ class Tls(asyncio.Transport, asyncio.Protocol):
         "_pending",
         "_protocol",
         "_ready",
+        "fingerprint",
     )
 
     def __init__(
@@ -45,7 +46,9 @@ class Tls(asyncio.Transport, asyncio.Protocol):
         server_side: bool,
         server_hostname: str | None = None,
         session: ssl.SSLSession | None = None,
+        fingerprint: bytes = b"",
     ) -> None:
+        self.fingerprint = fingerprint  # of the certificate that this side shows
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(

@@ -29,6 +29,7 @@ from proxy.session.effects import Effects
 from proxy.session.functions import HARMLESS
 from proxy.session.lexer import UNSAFE_CHARSET, blank, statements, tokens
 from proxy.session.verdict import (
+    CREDENTIALS,
     DML,
     FIRST_VIRTUAL_ID,
     KILL_CONNECTION,
@@ -140,7 +141,7 @@ class Classifier:
             return verdict
         self.misses += 1
         verdict = self._look_properly(sql, mode)
-        if len(sql) <= CACHE_TEXT_LIMIT:
+        if len(sql) <= CACHE_TEXT_LIMIT and not verdict.flags & CREDENTIALS:  # there may be a password in it
             self._remember(key, verdict)
         return verdict
 

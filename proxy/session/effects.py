@@ -98,7 +98,7 @@ class Effects:
             table[kind] = self._ordinary
         # They commit, or concern the whole server, but leave nothing in the session.
         for kind in (
-            b"analyze check checksum optimize repair truncate rename cache purge reset change stop install"
+            b"analyze check checksum optimize repair truncate cache purge reset change stop install"
             b" uninstall shutdown restart import signal resignal"
         ).split():
             table[kind] = self._free
@@ -122,6 +122,7 @@ class Effects:
                 b"unlock": self._unlock,
                 b"backup": self._backup,
                 b"flush": self._flush,
+                b"rename": self._rename,
                 b"handler": self._handler,
                 b"prepare": self._prepare,
                 b"deallocate": self._prepare,
@@ -206,6 +207,9 @@ class Effects:
         if word == b"instance" and not self.mariadb:
             return Effect(unpins=p.BACKUP_LOCK)
         return NOTHING
+
+    def _rename(self, part: list[bytes]) -> Effect:
+        return Effect(flags=CREDENTIALS) if part[1:2] == [b"user"] else self._free(part)
 
     def _backup(self, part: list[bytes]) -> Effect:
         # STAGE END and UNLOCK end one lock each; which of them are held is not written down anywhere.

@@ -232,17 +232,19 @@ class HandshakeResponse:
 def parse_change_user(data: bytes, capabilities: int) -> HandshakeResponse:
     """Parse COM_CHANGE_USER as the login that it is; `capabilities` stay those of the connection."""
     username, pos = _read_nul_str(data, 1)
-    size = data[pos] if pos < len(data) else 0
-    auth, pos = data[pos + 1 : pos + 1 + size], pos + 1 + size
-    database, pos = _read_nul_str(data, pos) if pos < len(data) else (b"", pos)
+    if pos + 1 > len(data) or pos + 1 + data[pos] > len(data):
+        raise ProtocolError("packet ends inside the scramble", c.ER_MALFORMED_PACKET)
+    auth, pos = data[pos + 1 : pos + 1 + data[pos]], pos + 1 + data[pos]
+    database, pos = _read_nul_str(data, pos)
     charset = int.from_bytes(data[pos : pos + 2], "little")
     pos += 2
+    plugin = b""
     if capabilities & c.CLIENT_PLUGIN_AUTH and pos < len(data):
-        _, pos = _read_nul_str(data, pos)  # servers switch plugins whatever the client names (A.5)
+        plugin, pos = _read_nul_str(data, pos)
     attributes: dict[bytes, bytes] = {}
     if capabilities & c.CLIENT_CONNECT_ATTRS and pos < len(data):
         attributes = _read_attributes(data, pos)
-    return HandshakeResponse(capabilities, charset, username, auth, database or None, b"", attributes)
+    return HandshakeResponse(capabilities, charset, username, auth, database or None, plugin, attributes)
 
 
 def build_auth_switch(plugin: bytes, nonce: bytes) -> bytes:

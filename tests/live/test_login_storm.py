@@ -18,6 +18,7 @@ from bench.wire import log_in
 from proxy.address import Address
 from proxy.pool.logins import PATIENCE
 from proxy.relay.connect import Dialer, Refused
+from proxy.wire.auth import Secret
 from proxy.wire.framing import frame
 from tests.conftest import Proxy
 from tests.live.crowd import Answer, Crowd, Watch, percentile, run
@@ -33,7 +34,9 @@ UTF8MB4 = 45
 async def refused(port: int, user: str, password: str) -> str:
     """What a login is refused with; "" if it is not."""
     try:
-        login = await Dialer(Address("127.0.0.1", port)).connect(user.encode(), password.encode(), 0, UTF8MB4, [])
+        login = await Dialer(Address("127.0.0.1", port)).connect(
+            user.encode(), Secret.of(password.encode()), 0, UTF8MB4, []
+        )
     except Refused as refusal:
         return str(refusal)
     login.transport.abort()

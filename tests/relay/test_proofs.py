@@ -8,6 +8,7 @@ import pytest
 
 from proxy.relay.proofs import WaitOver
 from proxy.wire import constants as c
+from proxy.wire.auth import Secret
 from proxy.wire.framing import frame
 from proxy.wire.packets import Err
 from tests.relay.world import Refused, World
@@ -17,7 +18,7 @@ FULL = Refused(Err(1226, b"42000", b"User 't' has exceeded the 'max_user_connect
 
 
 def prove(world: World, user: bytes = b"tenant", password: bytes = b"secret") -> asyncio.Task[None]:
-    task = world.loop.create_task(world.relay.accounts.proofs.prove(user, password, 0))
+    task = world.loop.create_task(world.relay.accounts.proofs.prove(user, Secret.of(password), 0))
     world.spin()
     return task
 
@@ -52,8 +53,8 @@ def test_a_proven_password_is_known_and_its_connection_stays(world: World):
     assert held(world) == 1
     answer(world)
     assert task.result() is None
-    assert world.relay.accounts.is_proven(b"tenant", b"secret")
-    assert not world.relay.accounts.is_proven(b"tenant", b"other")
+    assert world.relay.accounts.credentials.is_proven(b"tenant", Secret.of(b"secret"))
+    assert not world.relay.accounts.credentials.is_proven(b"tenant", Secret.of(b"other"))
     assert world.server.slot == "idle" and held(world) == 0
 
 
@@ -73,7 +74,7 @@ def test_different_passwords_of_one_account_are_proven_one_after_the_other_in_th
         assert task.exception() is DENIED
     answer(world)
     assert right.result() is None
-    assert world.relay.accounts.is_proven(b"tenant", b"secret")
+    assert world.relay.accounts.credentials.is_proven(b"tenant", Secret.of(b"secret"))
 
 
 def test_on_a_full_pool_it_is_enough_to_have_waited_once(make_world):
@@ -109,7 +110,7 @@ def test_a_wrong_password_is_the_servers_answer_and_nothing_stays(world: World):
     task = prove(world)
     answer(world, DENIED)
     assert task.exception() is DENIED
-    assert not world.relay.accounts.is_proven(b"tenant", b"secret")
+    assert not world.relay.accounts.credentials.is_proven(b"tenant", Secret.of(b"secret"))
     assert world.relay.registry.budget.in_use == 0
 
 
@@ -161,7 +162,7 @@ def test_who_comes_right_after_the_last_one_left_gets_a_proof_of_his_own(world: 
         prove(world, b"user%d" % n)
     gone = prove(world)
     gone.cancel()
-    come = world.loop.create_task(world.relay.accounts.proofs.prove(b"tenant", b"secret", 0))
+    come = world.loop.create_task(world.relay.accounts.proofs.prove(b"tenant", Secret.of(b"secret"), 0))
     world.spin()
     assert gone.cancelled() and not come.done()
     for _ in range(3):
@@ -203,7 +204,7 @@ def test_a_full_account_proves_the_password_as_well(world: World):
     task = prove(world)
     answer(world, FULL)
     assert task.result() is None
-    assert world.relay.accounts.is_proven(b"tenant", b"secret")
+    assert world.relay.accounts.credentials.is_proven(b"tenant", Secret.of(b"secret"))
     assert world.relay.registry.refusals_absorbed == {1226: 1}
     assert world.relay.registry.accounts["tenant"].throttle.effective == 1
     assert world.relay.registry.budget.effective == 8

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from proxy.address import Address
-from proxy.relay.connect import PROBE_USER, Dialer, Login, Refused, Silent
+from proxy.relay.connect import NOTHING, PROBE_USER, Dialer, Login, Refused, Silent
 from proxy.wire import constants as c
 from proxy.wire.framing import PacketReader, frame
 from proxy.wire.packets import Greeting, HandshakeResponse, build_err, build_ok
@@ -73,7 +73,7 @@ class HungServer:
     async def log_in(self, seconds: float = 10.0) -> Login:
         """An attempt that may take so long."""
         async with asyncio.timeout(seconds):
-            return await Dialer(self.address, None, self.silent).connect(b"app", b"", 0, 45, [])
+            return await Dialer(self.address, None, self.silent).connect(b"app", NOTHING, 0, 45, [])
 
 
 def run(scenario: Callable[[HungServer], Coroutine[Any, Any, None]]) -> None:

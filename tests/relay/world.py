@@ -22,12 +22,13 @@ import structlog
 from proxy.config import load
 from proxy.pool.budget import FREE, STATES
 from proxy.relay import connect
-from proxy.relay.accounts import Credentials
+from proxy.relay.accounts import user_of
 from proxy.relay.backend import Backend
 from proxy.relay.client import Client
 from proxy.relay.control import ControlConnection
 from proxy.relay.relay import Relay
 from proxy.wire import constants as c
+from proxy.wire.auth import Secret
 from proxy.wire.framing import MAX_FRAME, frame
 from proxy.wire.packets import (
     Err,
@@ -400,12 +401,12 @@ class World:
         self.log.append((event.pop("event"), event))
         raise structlog.DropEvent
 
-    async def _connect(self, pool: Any, user: bytes, password: bytes) -> Backend:
+    async def _connect(self, pool: Any, known: Any) -> Backend:
         if self.hold_openings:
             future = self.loop.create_future()
             self.opening.append(future)
             await future
-        refusal = self.refused_users.get(user, self.refusal)
+        refusal = self.refused_users.get(user_of(pool.account), self.refusal)
         if refusal is not None:
             raise refusal
         transport = FakeTransport()
@@ -444,8 +445,8 @@ class World:
         """A client that has logged in."""
         relay = self.relay
         name = user.encode()
-        if name not in relay.accounts._credentials:
-            relay.accounts._credentials[name] = Credentials(b"secret", self.loop.now)
+        if relay.accounts.credentials.opener(name) is None:
+            relay.accounts.credentials.remember(name, Secret.of(b"secret"), self.loop.now)
         pool = relay.pool(name, key)
         pool.account.clients += 1
         transport = FakeTransport()

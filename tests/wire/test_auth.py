@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pymysql import _auth as pymysql_auth
 
 from proxy.wire import auth
+from proxy.wire.constants import CACHING_SHA2_PASSWORD, CLEAR_PASSWORD, NATIVE_PASSWORD
 
 passwords = st.binary(min_size=1, max_size=40)
 nonces = st.binary(min_size=20, max_size=20)
@@ -85,3 +86,47 @@ def test_nonces_have_20_bytes_without_nul_and_dollar_and_differ() -> None:
     assert {len(nonce) for nonce in made} == {20}
     assert not set(b"".join(made)) & set(b"\0$")
     assert max(b"".join(made)) < 0x80
+
+
+@given(passwords, passwords, nonces)
+def test_a_native_answer_gives_away_what_logs_in(password: bytes, other: bytes, nonce: bytes) -> None:
+    stored = auth.Secret.of(password).native_hash
+    stage1 = auth.native_sha1(auth.scramble_native(password, nonce), nonce, stored)
+    assert stage1 == hashlib.sha1(password).digest()
+    assert auth.scramble_native_sha1(stage1, nonce) == auth.scramble_native(password, nonce)
+    assert (auth.native_sha1(auth.scramble_native(other, nonce), nonce, stored) is None) == (other != password)
+
+
+@given(st.binary(max_size=64), nonces)
+def test_no_other_answer_gives_anything_away(answer: bytes, nonce: bytes) -> None:
+    assert auth.native_sha1(answer, nonce, auth.Secret.of(b"secret").native_hash) is None
+
+
+@given(st.binary(max_size=20), st.binary(max_size=20), nonces)
+def test_a_secret_knows_the_answers_that_were_made_with_it(password: bytes, other: bytes, nonce: bytes) -> None:
+    secret = auth.Secret.of(password)
+    half = auth.Secret.of_sha1(hashlib.sha1(password).digest())
+    for given_password in (password, other):
+        fits = given_password == password
+        native = auth.scramble_native(given_password, nonce)
+        sha2 = auth.scramble_sha2(given_password, nonce)
+        assert secret.answers(NATIVE_PASSWORD, native, nonce) == fits
+        assert secret.answers(CACHING_SHA2_PASSWORD, sha2, nonce) == fits
+        assert half.answers(NATIVE_PASSWORD, native, nonce) == (fits and password != b"")
+        assert not half.answers(CACHING_SHA2_PASSWORD, sha2, nonce)
+        assert secret.same(auth.Secret.of(given_password)) == half.same(auth.Secret.of(given_password)) == fits
+    if password:
+        assert not secret.answers(CLEAR_PASSWORD, password, nonce), "this is no answer to a nonce"
+
+
+@given(passwords)
+def test_a_secret_never_shows_itself(password: bytes) -> None:
+    secrets = (auth.Secret.of(b"canary" + password), auth.Secret.of_sha1(b"canary" + password))
+    assert {repr(each) for each in secrets} == {"<Secret password>", "<Secret SHA1 only>"}
+
+
+def test_the_proof_of_a_certificate_is_what_libmariadb_computes() -> None:
+    """A 1 and the SHA-256 of hash, scramble and fingerprint, in capitals (libmariadb, plugins/auth/my_auth.c)."""
+    stored, fingerprint = auth.Secret.of(b"secret").native_hash, bytes(range(32))
+    made = auth.certificate_proof(stored, NONCE + b"\0", fingerprint)
+    assert made == b"\x01" + hashlib.sha256(stored + NONCE + fingerprint).hexdigest().upper().encode()

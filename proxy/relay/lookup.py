@@ -1,0 +1,151 @@
+"""Password hashes read from the server's own table, by an account that may: `auth.mode` with "lookup".
+
+With the hash of a mysql_native_password account a client's answer can be checked, and the answer gives away what
+logs in to the server (protocol.md A.4). What was read is kept for `auth.cache_ttl`, for names that do not exist as
+well, so that both are answered alike. The names that are asked for meanwhile are read together; the connection is
+beside the cap, and closed when nobody asks any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import aiomysql
+
+from proxy.wire import constants as c
+
+from .certificates import client_context
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .relay import Relay
+
+_AT_MOST = 10_000
+_AT_ONCE = 200
+_LONGEST_NAME = 128
+_MYSQL = "SELECT user, plugin, authentication_string FROM mysql.user WHERE user IN "
+_MARIADB = "SELECT User, Priv FROM mysql.global_priv WHERE User IN "
+
+Hashes = tuple[bytes, ...]  # SHA1(SHA1(password)) each, b"" for an empty password
+
+
+class Lookup:
+    """The hashes of one server's accounts."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._found: dict[bytes, tuple[float, Hashes]] = {}
+        self._asked: dict[bytes, asyncio.Future[Hashes | None]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def forget(self) -> None:
+        """Somebody may have changed a password."""
+        self._found.clear()
+
+    async def hashes(self, user: bytes) -> Hashes | None:
+        """The hashes that accounts of this name have, whatever their host; None if they could not be read."""
+        relay = self._relay
+        read_at, hashes = self._found.get(user, (float("-inf"), ()))
+        if relay.loop.time() - read_at < relay.config.auth.cache_ttl or not _possible(user):
+            return hashes
+        asked = self._asked.get(user)
+        if asked is None:
+            asked = self._asked[user] = relay.loop.create_future()
+        if self._task is None or self._task.done():
+            self._task = relay.spawn(self._answer())
+        return await asyncio.shield(asked)
+
+    async def _answer(self) -> None:
+        """Read until nobody asks any more."""
+        timeout = self._relay.config.backend.connect_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                connection = await self._connect()
+            try:
+                while self._asked:
+                    async with asyncio.timeout(timeout):
+                        await self._read(connection, list(self._asked)[:_AT_ONCE])
+            finally:
+                connection.close()
+        except Exception as exc:  # whatever it is: those who wait are told, and nobody else is concerned
+            self._fail(str(exc) or "timed out")
+
+    def _fail(self, reason: str) -> None:
+        self._relay.limited_log("lookup", "accounts cannot be looked up", error=reason)
+        asked, self._asked = self._asked, {}
+        for future in asked.values():
+            future.set_result(None)
+
+    async def _connect(self) -> Any:
+        config = self._relay.config
+        address = config.backend.address
+        where: dict[str, Any] = (
+            {"unix_socket": address.unix_path} if address.is_unix else {"host": address.host, "port": address.port}
+        )
+        return await aiomysql.connect(
+            **where,
+            user=config.auth.lookup_user,
+            password=config.auth.lookup_password.get_secret_value(),
+            autocommit=True,
+            charset="utf8mb4",
+            ssl=self._tls(),
+            program_name="mybouncer",
+        )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        config = self._relay.config
+        greeting = self._relay.profile.greeting
+        offered = greeting is not None and greeting.capabilities & c.CLIENT_SSL
+        mode = config.tls.backend.mode
+        wanted = mode not in ("disabled", "preferred") or (mode == "preferred" and offered)
+        return client_context(config.tls.backend) if wanted and not config.backend.address.is_unix else None
+
+    async def _read(self, connection: Any, users: list[bytes]) -> None:
+        # In hexadecimal, so that nothing that somebody calls himself can be more than a name.
+        names = ", ".join(f"_utf8mb4 x'{user.hex()}'" for user in users)
+        mariadb = self._relay.profile.mariadb
+        async with connection.cursor() as cursor:
+            await cursor.execute(f"{_MARIADB if mariadb else _MYSQL}({names})")
+            rows = await cursor.fetchall()
+        found: dict[bytes, list[bytes]] = {}
+        for name, *rest in rows:
+            found.setdefault(name.encode(), []).extend(_of_mariadb(rest[0]) if mariadb else _of_plugin(*rest))
+        now = self._relay.loop.time()
+        if len(self._found) > _AT_MOST:
+            self._found.clear()
+        for user in users:
+            hashes = tuple(found.get(user, ()))
+            self._found[user] = now, hashes
+            self._asked.pop(user).set_result(hashes)
+
+
+def _possible(user: bytes) -> bool:
+    """Whether an account can have this name: a query with any other would fail for everybody."""
+    try:
+        return len(user.decode()) <= _LONGEST_NAME
+    except UnicodeDecodeError:
+        return False
+
+
+def _of_mariadb(priv: str) -> list[bytes]:
+    """What mysql.global_priv says, with all that an account may log in with (`IDENTIFIED VIA a OR b`)."""
+    document = json.loads(priv)
+    found = []
+    for way in document.get("auth_or", [document]):
+        merged = document | way
+        found += _of_plugin(merged.get("plugin", ""), merged.get("authentication_string", ""))
+    return found
+
+
+def _of_plugin(plugin: str, stored: str | None) -> list[bytes]:
+    if plugin not in ("", "mysql_native_password") or stored is None:
+        return []
+    if not stored:
+        return [b""]
+    try:
+        return [bytes.fromhex(stored[1:])] if len(stored) == 41 and stored[0] == "*" else []
+    except ValueError:
+        return []  # "*THISISNOTAVALIDPASSWORD…": nobody logs in with it
