@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import resource
 import signal
@@ -25,10 +26,13 @@ from proxy.relay.certificates import CertificateError
 from proxy.relay.listener import Listener
 from proxy.relay.relay import Relay
 
+_PR_SET_DUMPABLE = 4
+
 
 def run(config: Config) -> int:
     """Serve until a signal; return the exit code."""
     _raise_descriptor_limit()
+    keep_memory_private()
     return uvloop.run(_serve(config))
 
 
@@ -128,6 +132,17 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+
+
+def keep_memory_private() -> None:
+    """No core dumps, which would hold passwords: neither into a file nor into a collector (`core_pattern`).
+
+    Nor may another process of the same user look into this one; root may.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, AttributeError):  # where there is no prctl, it is not Linux
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _raise_descriptor_limit() -> None:

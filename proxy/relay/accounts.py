@@ -86,6 +86,12 @@ class Accounts:
         if self.lookup is not None:
             self.lookup.forget()
 
+    def forget_expired(self) -> None:
+        """Let go of secrets that are not needed any more."""
+        self.credentials.forget_expired()
+        if self.lookup is not None:
+            self.lookup.forget_expired()
+
     async def rsa_key(self) -> RsaKey:
         """Our RSA key; made once, in a thread, because it takes a while."""
         if self._rsa_key is None:

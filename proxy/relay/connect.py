@@ -103,18 +103,18 @@ class Turn:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
-        self._refused: Refused | None = None
+        self._refused: Err | None = None
 
-    async def __aenter__(self) -> Refused | None:
+    async def __aenter__(self) -> Err | None:
         await self._lock.acquire()
         return self._refused
 
     async def __aexit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
         self._lock.release()
         if self._refused is not None and not isinstance(exc, asyncio.CancelledError):
-            raise Refused(self._refused.err) from None
+            raise Refused(self._refused) from None
         if isinstance(exc, Refused) and exc.err.code in self.DENIED:
-            self._refused = exc
+            self._refused = exc.err
 
 
 @dataclass(slots=True)

@@ -160,7 +160,7 @@ async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
         task.uncancel()
         reason = _left(login)
     except Exception as exc:
-        relay.log.error("login failed unexpectedly", client=address, error=repr(exc), exc_info=exc)
+        relay.log.error("login failed unexpectedly", client=address, error=f"{type(exc).__name__}: {exc}", exc_info=exc)
         login.refuse(Err(c.ER_HANDSHAKE, b"08S01", b"Bad handshake"))
         reason = "internal"
     finally:

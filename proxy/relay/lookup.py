@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from .relay import Relay
 
-_AT_MOST = 10_000
 _AT_ONCE = 200
 _LONGEST_NAME = 128
 _MYSQL = "SELECT user, plugin, authentication_string FROM mysql.user WHERE user IN "
@@ -44,6 +43,11 @@ class Lookup:
     def forget(self) -> None:
         """Somebody may have changed a password."""
         self._found.clear()
+
+    def forget_expired(self) -> None:
+        """Let go of what would be read again anyway."""
+        since = self._relay.loop.time() - self._relay.config.auth.cache_ttl
+        self._found = {user: found for user, found in self._found.items() if found[0] > since}
 
     async def hashes(self, user: bytes) -> Hashes | None:
         """The hashes that accounts of this name have, whatever their host; None if they could not be read."""
@@ -114,8 +118,6 @@ class Lookup:
         for name, *rest in rows:
             found.setdefault(name.encode(), []).extend(_of_mariadb(rest[0]) if mariadb else _of_plugin(*rest))
         now = self._relay.loop.time()
-        if len(self._found) > _AT_MOST:
-            self._found.clear()
         for user in users:
             hashes = tuple(found.get(user, ()))
             self._found[user] = now, hashes

@@ -211,7 +211,7 @@ class Relay:
         upload.look(self.backends, now)
         self.registry.forget_unused()
         self.watch.look(now)
-        self.accounts.credentials.forget_expired()
+        self.accounts.forget_expired()
         self._refresh_certificate()
         if self.profile.learned and now - self._learned_at >= LEARN_EVERY and self.registry.shares.holding:
             self._learn_again(now)

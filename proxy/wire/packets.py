@@ -165,7 +165,7 @@ class HandshakeResponse:
     capabilities: int
     charset: int
     username: bytes
-    auth_response: bytes
+    auth_response: bytes = field(repr=False)
     database: bytes | None = None
     plugin: bytes = b""
     attributes: dict[bytes, bytes] = field(default_factory=dict)

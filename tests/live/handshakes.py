@@ -124,6 +124,8 @@ class Handshake:
             return auth.scramble_native(self._password, self.nonce)
         if self.plugin == c.CLEAR_PASSWORD:
             return self._password + b"\0"
+        if self.plugin == c.SHA256_PASSWORD:
+            return b"\x01"
         assert self.plugin == c.CACHING_SHA2_PASSWORD
         return auth.scramble_sha2(self._password, self.nonce)
 
