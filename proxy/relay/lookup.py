@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .relay import Relay
 
+_AT_MOST = 10_000
 _AT_ONCE = 200
 _LONGEST_NAME = 128
 _MYSQL = "SELECT user, plugin, authentication_string FROM mysql.user WHERE user IN "
@@ -121,6 +122,8 @@ class Lookup:
         for user in users:
             hashes = tuple(found.get(user, ()))
             self._found[user] = now, hashes
+            if len(self._found) > _AT_MOST:  # somebody tries names
+                del self._found[next(iter(self._found))]
             self._asked.pop(user).set_result(hashes)
 
 
