@@ -1,7 +1,7 @@
 """The configuration: declared once, checked whole, then frozen.
 
-Every key has its type and its default in the models below and nowhere else; `config/mybouncer.toml` and
-`docs/configuration.md` are tested against them. Defaults are written as people write them ("30s", "1MiB").
+Every key has its type and its default in `sections` and nowhere else; `config/mybouncer.toml` and
+`docs/configuration.md` are tested against them.
 
 Values come from a TOML file, then `MYBOUNCER_<SECTION>__<KEY>`, then flags; the later wins. Each of these
 is checked by itself, so that a bad value is told even where a better one overrides it, and all faults are
@@ -15,43 +15,42 @@ import difflib
 import functools
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from proxy.address import Address
-from proxy.values import (
-    Addresses,
-    AddressOrOff,
-    Allowed,
-    AuthModes,
-    BackendUrl,
-    Count,
-    CountOrAuto,
-    CountOrNone,
-    CountOrZero,
-    Directory,
-    Duration,
-    DurationOrOff,
-    File,
-    Flag,
-    Name,
-    Names,
-    Password,
-    PasswordOrNone,
-    Size,
-    Weight,
+from proxy.sections import (
+    AuthConfig,
+    BackendConfig,
+    BackendTlsConfig,
+    ClientTlsConfig,
+    Config,
+    ConsoleConfig,
+    HttpConfig,
+    ListenConfig,
+    LogConfig,
+    PoolConfig,
+    QueueConfig,
+    SessionConfig,
+    TlsConfig,
+    UserConfig,
 )
+from proxy.values import Allowed
 
 __all__ = [
     "Address",
     "AuthConfig",
     "BackendConfig",
+    "BackendTlsConfig",
+    "ClientTlsConfig",
     "Config",
     "ConfigError",
+    "ConsoleConfig",
     "Fault",
     "HttpConfig",
     "ListenConfig",
@@ -59,14 +58,13 @@ __all__ = [
     "PoolConfig",
     "QueueConfig",
     "SessionConfig",
+    "TlsConfig",
     "UserConfig",
     "load",
 ]
 
+_S = TypeVar("_S", bound=BaseModel)
 ENV_PREFIX = "MYBOUNCER_"
-
-# Keys whose values are never shown.
-SECRETS = ("password", "lookup_password")
 
 # Which flag sets which key; the command line builds its overrides from the same names.
 FLAGS = {
@@ -75,174 +73,6 @@ FLAGS = {
     "http.address": "--http",
     "pool.max_connections": "--max-connections",
 }
-
-
-# --- the sections ---
-
-
-class Section(BaseModel):
-    """A table of the file: frozen, and no key but the declared ones."""
-
-    # arbitrary types: Address is a plain value that its own parser has checked.
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        validate_default=True,
-        arbitrary_types_allowed=True,
-        hide_input_in_errors=True,
-    )
-
-
-def _default(value: object) -> Any:
-    """The default as it is written in the file; parsed like any other value."""
-    return Field(default=value)
-
-
-class BackendConfig(Section):
-    """The server behind the pooler."""
-
-    url: BackendUrl = _default("mysql://127.0.0.1:3306")
-    connect_timeout: Duration = _default("5s")
-
-    @property
-    def address(self) -> Address:
-        """Where the server is."""
-        return self.url
-
-    @property
-    def host(self) -> str:
-        """The server's host; "" for a unix socket."""
-        return self.url.host
-
-    @property
-    def port(self) -> int:
-        """The server's port; 0 for a unix socket."""
-        return self.url.port
-
-    @property
-    def unix_path(self) -> str | None:
-        """The server's unix socket, if it is one."""
-        return self.url.unix_path
-
-
-class ListenConfig(Section):
-    """Where clients come in."""
-
-    addresses: Addresses = _default(("127.0.0.1:6033",))
-    max_clients: Count = _default(10_000)
-    login_timeout: Duration = _default("10s")
-    drain_timeout: DurationOrOff = _default("30s")
-
-
-class PoolConfig(Section):
-    """The backends."""
-
-    max_connections: CountOrAuto = _default("auto")
-    idle_timeout: Duration = _default("60s")
-    max_lifetime: Duration = _default("1h")
-    quantum: Duration = _default("50ms")
-
-
-class QueueConfig(Section):
-    """Waiting for a backend."""
-
-    timeout: Duration = _default("30s")
-    timeout_down: Duration = _default("5s")
-    max_waiting: CountOrZero = _default(10_000)
-
-
-class SessionConfig(Section):
-    """What is kept for a client, and what is given up."""
-
-    read_ahead: Size = _default("1MiB")
-    read_ahead_total: Size = _default("256MiB")
-    request_buffer: Size = _default("1MiB")
-    idle_transaction_timeout: DurationOrOff = _default("0s")
-    on_client_lost: Annotated[Literal["finish"], Allowed('"finish"')] = "finish"
-    trusted_functions: Names = _default(())
-    pin_log: Flag = _default(True)
-
-
-class AuthConfig(Section):
-    """How clients prove who they are."""
-
-    mode: AuthModes = _default(("passthrough",))
-    cache_ttl: Duration = _default("5m")
-    lookup_user: Name = _default("")
-    lookup_password: Password = _default("")
-
-
-class HttpConfig(Section):
-    """Metrics, health and the status page."""
-
-    address: AddressOrOff = _default("127.0.0.1:9633")
-
-
-class LogConfig(Section):
-    """What is written to stderr."""
-
-    level: Annotated[Literal["debug", "info", "warning", "error"], Allowed('"debug", "info", "warning" or "error"')] = (
-        "info"
-    )
-    format: Annotated[Literal["logfmt", "json"], Allowed('"logfmt" or "json"')] = "logfmt"
-
-
-class ClientTlsConfig(Section):
-    """TLS to clients."""
-
-    mode: Annotated[Literal["disabled", "preferred", "required"], Allowed('"disabled", "preferred" or "required"')] = (
-        "preferred"
-    )
-    certificate: File = _default("")
-    key: File = _default("")
-    ca: File = _default("")
-    client_certificates: Annotated[Literal["optional", "required"], Allowed('"optional" or "required"')] = "optional"
-    minimum_version: Annotated[Literal["1.2", "1.3"], Allowed('"1.2" or "1.3"')] = "1.2"
-    state_directory: Directory = _default("auto")
-
-
-class BackendTlsConfig(Section):
-    """TLS to the server."""
-
-    mode: Annotated[
-        Literal["disabled", "preferred", "required", "verify-ca", "verify-identity"],
-        Allowed('"disabled", "preferred", "required", "verify-ca" or "verify-identity"'),
-    ] = "preferred"
-    ca: File = _default("")
-    certificate: File = _default("")
-    key: File = _default("")
-
-
-class TlsConfig(Section):
-    """TLS on both legs."""
-
-    client: ClientTlsConfig = ClientTlsConfig()
-    backend: BackendTlsConfig = BackendTlsConfig()
-
-
-class UserConfig(Section):
-    """One account: how its clients log in, and its share in the pool."""
-
-    password: PasswordOrNone = _default(None)
-    system_user: Name = _default("")
-    weight: Weight = _default(1.0)
-    max_connections: CountOrNone = _default(None)
-    max_clients: CountOrNone = _default(None)
-
-
-class Config(Section):
-    """The whole configuration."""
-
-    backend: BackendConfig = BackendConfig()
-    listen: ListenConfig = ListenConfig()
-    pool: PoolConfig = PoolConfig()
-    queue: QueueConfig = QueueConfig()
-    session: SessionConfig = SessionConfig()
-    auth: AuthConfig = AuthConfig()
-    tls: TlsConfig = TlsConfig()
-    http: HttpConfig = HttpConfig()
-    log: LogConfig = LogConfig()
-    users: Mapping[str, UserConfig] = Field(default_factory=dict)
 
 
 # --- loading ---
@@ -407,8 +237,7 @@ def _fault(layer: _Layer, details: Any) -> Fault:
     allowed = _allowed(loc)
     if isinstance(reason, ValueError) and str(reason) and str(reason) != allowed:
         problem = str(reason)
-    shown = "" if str(loc[-1]) in SECRETS else _shown(details["input"])
-    return Fault(source, key, shown, problem, allowed)
+    return Fault(source, key, "***" if _is_secret(loc) else _shown(details["input"]), problem, allowed)
 
 
 def _unknown(name: str, known: list[str], is_section: bool) -> str:
@@ -434,7 +263,18 @@ def _section(loc: tuple[int | str, ...]) -> type[BaseModel]:
 def _allowed(loc: tuple[int | str, ...]) -> str:
     section = _section(loc)
     field = next((section.model_fields[str(part)] for part in loc if str(part) in section.model_fields), None)
-    return next((item.text for item in field.metadata if isinstance(item, Allowed)), "") if field else ""
+    allowed = _annotation(field) if field is not None else None
+    return "" if allowed is None else allowed.text
+
+
+def _is_secret(loc: tuple[int | str, ...]) -> bool:
+    field = _section(loc).model_fields.get(str(loc[-1]))
+    allowed = _annotation(field) if field is not None else None
+    return allowed is not None and allowed.secret
+
+
+def _annotation(field: FieldInfo) -> Allowed | None:
+    return next((item for item in field.metadata if isinstance(item, Allowed)), None)
 
 
 def _dotted(loc: list[str] | tuple[int | str, ...]) -> str:
@@ -447,14 +287,6 @@ def _dotted(loc: list[str] | tuple[int | str, ...]) -> str:
         else:
             text += f".{part}" if text else part
     return text
-
-
-def _parts(key: str) -> list[str]:
-    """The inverse of `_dotted`, for keys without an index."""
-    if not key.startswith("users."):
-        return key.split(".")
-    name, _, last = key.removeprefix("users.").rpartition(".")
-    return ["users", name.strip('"'), last]
 
 
 def _shown(value: object) -> str:
@@ -470,17 +302,18 @@ def _check_together(config: Config, layers: list[_Layer]) -> list[Fault]:
     faults: list[Fault] = []
 
     def fault(key: str, value: object, problem: str, allowed: str) -> None:
-        *sections, name = _parts(key)
+        *sections, name = parts = split_key(key)
         trees = [functools.reduce(lambda tree, part: tree.get(part, {}), sections, layer.tree) for layer in layers]
         writers = [layer for layer, tree in zip(layers, trees, strict=True) if name in tree]
         source = writers[-1].place(key) if writers else "default"
-        faults.append(Fault(source, key, "" if name in SECRETS else _shown(value), problem, allowed))
+        faults.append(Fault(source, key, "***" if _is_secret(tuple(parts)) else _shown(value), problem, allowed))
 
     fixed = [address for address in config.listen.addresses if address.is_unix or address.port]
     for address in sorted({str(address) for address in fixed if fixed.count(address) > 1}):
         fault("listen.addresses", address, "given twice", "every address once")
     if config.http.address in fixed:
         fault("http.address", str(config.http.address), "clients are accepted there", "an address of its own")
+    _check_console(config, fixed, fault)
     if config.backend.address in fixed:
         fault(
             "listen.addresses",
@@ -520,3 +353,99 @@ def _check_logins(config: Config, fault: Callable[[str, object, str, str], None]
         if user.system_user and user.password is None:
             needs = f'with users."{name}".password, which opens its connections to the server'
             fault(f'users."{name}".system_user', user.system_user, "no password to log in to the server with", needs)
+
+
+def _check_console(config: Config, fixed: list[Address], fault: Callable[[str, object, str, str], None]) -> None:
+    console = config.console
+    password = bool(console.password.get_secret_value())
+    if password and console.password_file:
+        fault("console.password_file", console.password_file, "console.password is given too", "one of the two")
+    if console.address is None:
+        return
+    address = str(console.address)
+    if not password and not console.password_file:
+        needs = "with console.password or console.password_file"
+        fault("console.address", address, "a port needs a password", needs)
+    if console.address.is_unix:
+        fault("console.address", address, "this is a socket", '"host:port", and console.socket for a socket')
+    elif console.address.port and (console.address in fixed or console.address == config.http.address):
+        fault("console.address", address, "something else listens there", "an address of its own")
+
+
+# --- while it runs ---
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key with its value and its default, as people write them."""
+
+    key: str
+    value: str
+    default: str
+
+
+def entries(config: Config) -> dict[str, Entry]:
+    """Every key, in the order of the sections. Secrets are masked."""
+    found: dict[str, Entry] = {}
+
+    def walk(section: BaseModel, prefix: str) -> None:
+        defaults = type(section)()
+        for name, field in type(section).model_fields.items():
+            value = getattr(section, name)
+            if isinstance(value, BaseModel):
+                walk(value, f"{prefix}{name}.")
+            elif prefix or name != "users":
+                allowed = _annotation(field)
+                write = allowed.write if allowed is not None else str
+                key = f"{prefix}{name}"
+                found[key] = Entry(key, write(value), write(getattr(defaults, name)))
+
+    walk(config, "")
+    for user, section in config.users.items():
+        walk(section, f'users."{user}".')
+    return found
+
+
+def with_value(config: Config, key: str, value: str) -> Config:
+    """`config` with one key changed, given as text. Raises ConfigError, as for a file with that value."""
+    layer = _Layer({}, lambda _: "SET")
+    _put(layer.tree, split_key(key), value)
+    faults = _check(layer)
+    if not faults:
+        changed = with_keys(config, Config.model_validate(layer.tree), [key])
+        faults = _check_together(changed, [layer])
+    if faults:
+        raise ConfigError(faults)
+    return changed
+
+
+def with_keys(config: Config, other: Config, keys: Iterable[str]) -> Config:
+    """`config` with these keys as they are in `other`; an account that is not there any more is left out."""
+    for key in keys:
+        parts = split_key(key)
+        if parts[0] != "users":
+            value = functools.reduce(getattr, parts, other)
+            config = _replaced(config, parts, value)
+            continue
+        users = dict(config.users)
+        if parts[1] in other.users:
+            value = getattr(other.users[parts[1]], parts[2])
+            users[parts[1]] = users.get(parts[1], UserConfig()).model_copy(update={parts[2]: value})
+        else:
+            users.pop(parts[1], None)
+        config = config.model_copy(update={"users": users})
+    return config
+
+
+def split_key(key: str) -> list[str]:
+    """`users."a.b".weight` in its three parts, other keys at their dots."""
+    section, _, rest = key.partition(".")
+    if section != "users":
+        return key.split(".")
+    user, _, name = rest.rpartition(".")
+    return [section, user.strip('"'), name]
+
+
+def _replaced(section: _S, parts: list[str], value: object) -> _S:
+    first, *rest = parts
+    return section.model_copy(update={first: _replaced(getattr(section, first), rest, value) if rest else value})

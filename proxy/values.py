@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 
@@ -29,6 +29,7 @@ _QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", re.ASCII)
 _LONGEST = 365 * 86400.0
 _LARGEST_SIZE = 1 << 40
 _LARGEST_COUNT = 10_000_000
+_SHORTEST_SECRET = 8
 
 
 def parse_duration(text: str) -> float:
@@ -51,11 +52,40 @@ def _quantity(text: str, units: Mapping[str, float]) -> float:
     return round(float(match[1]) * units[match[2]], 9)
 
 
+def write_duration(seconds: float) -> str:
+    """What `parse_duration` takes: in the largest unit that leaves a whole number."""
+    for unit, size in reversed(_DURATION_UNITS.items()):
+        if seconds >= size and round(seconds / size, 9).is_integer():
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def write_size(size: int) -> str:
+    """What `parse_size` takes: in the largest unit of 1024 that leaves a whole number."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _SIZE_UNITS[unit] == 0:
+            return f"{size // _SIZE_UNITS[unit]}{unit}"
+    return f"{size}B"
+
+
+def write_value(value: object) -> str:
+    """A value that is no duration and no size, as people write it. A secret is never written."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ", ".join(write_value(item) for item in value)
+    if isinstance(value, SecretStr):
+        return "***" if value.get_secret_value() else ""
+    return "" if value is None else str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What may stand for a value, in words; found in the annotation of the key."""
+    """What may stand for a value, in words, and how it is written; found in the annotation of the key."""
 
     text: str
+    write: Callable[[Any], str] = write_value
+    secret: bool = False
 
 
 def _refuse_bare_number(value: object) -> None:
@@ -72,7 +102,7 @@ def _duration(lowest: float, allowed: str) -> tuple[BeforeValidator, Allowed]:
         _refuse_bare_number(value)
         raise ValueError(allowed)
 
-    return BeforeValidator(parse), Allowed(allowed)
+    return BeforeValidator(parse), Allowed(allowed, write_duration)
 
 
 def _whole_number(lowest: int, allowed: str, *others: object) -> tuple[BeforeValidator, Allowed]:
@@ -130,6 +160,22 @@ def _parse_path(value: object) -> object:
     raise ValueError
 
 
+def _parse_socket_path(value: object) -> object:
+    if value in ("auto", "off"):
+        return value
+    if isinstance(value, str):
+        return parse_address(f"unix:{value}").unix_path
+    raise ValueError
+
+
+def _parse_secret(value: object) -> object:
+    if isinstance(value, str) and (not value or _SHORTEST_SECRET <= len(value) <= 255):
+        return SecretStr(value)
+    if isinstance(value, SecretStr):
+        return value
+    raise ValueError
+
+
 def _parse_directory(value: object) -> object:
     return value if value == "auto" else _parse_path(value or None)
 
@@ -183,7 +229,7 @@ DurationOrOff = Annotated[
 Size = Annotated[
     int,
     BeforeValidator(_parse_size_value),
-    Allowed('a size from "1KiB" to "1024GiB" (units B, KB, KiB, MB, MiB, GB, GiB)'),
+    Allowed('a size from "1KiB" to "1024GiB" (units B, KB, KiB, MB, MiB, GB, GiB)', write_size),
 ]
 Count = Annotated[int, *_whole_number(1, f"a whole number from 1 to {_LARGEST_COUNT}")]
 CountOrZero = Annotated[int, *_whole_number(0, f"a whole number from 0 to {_LARGEST_COUNT}")]
@@ -204,7 +250,11 @@ Addresses = Annotated[
     Field(min_length=1),
     Allowed(f"a list of at least one {_ADDRESS}"),
 ]
-AddressOrOff = Annotated[Address | None, _address(parse_address, "off"), Allowed(f'{_ADDRESS}, or "off"')]
+AddressOrOff = Annotated[
+    Address | None,
+    _address(parse_address, "off"),
+    Allowed(f'{_ADDRESS}, or "off"', lambda address: "off" if address is None else str(address)),
+]
 File = Annotated[str, BeforeValidator(_parse_path), Allowed('an absolute path, or "" for none')]
 Directory = Annotated[str, BeforeValidator(_parse_directory), Allowed('"auto" or an absolute path')]
 AUTH_MODES = ("users", "lookup", "passthrough")
@@ -215,8 +265,16 @@ AuthModes = Annotated[
     Allowed('a list of "users", "lookup" and "passthrough", each at most once, in the order in which they are tried'),
 ]
 Name = Annotated[str, BeforeValidator(_parse_account), Allowed('a name, or "" for none')]
-Password = Annotated[SecretStr, BeforeValidator(_parse_password), Allowed("text")]
-PasswordOrNone = Annotated[SecretStr | None, BeforeValidator(_parse_password), Allowed("text, or the key left out")]
+Password = Annotated[SecretStr, BeforeValidator(_parse_password), Allowed("text", secret=True)]
+PasswordOrNone = Annotated[
+    SecretStr | None, BeforeValidator(_parse_password), Allowed("text, or the key left out", secret=True)
+]
+SocketPath = Annotated[str, BeforeValidator(_parse_socket_path), Allowed('"auto", "off" or an absolute path')]
+Secret = Annotated[
+    SecretStr,
+    BeforeValidator(_parse_secret),
+    Allowed(f'{_SHORTEST_SECRET} to 255 characters, or "" for none', secret=True),
+]
 Names = Annotated[
     tuple[Annotated[str, BeforeValidator(_parse_function)], ...], BeforeValidator(_split), Allowed(_NAMES)
 ]

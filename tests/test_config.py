@@ -20,9 +20,11 @@ from proxy.config import (
     ConfigError,
     Fault,
     UserConfig,
+    entries,
     load,
+    with_value,
 )
-from proxy.values import parse_duration, parse_size
+from proxy.values import parse_duration, parse_size, write_duration, write_size
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "config" / "mybouncer.toml"
@@ -244,7 +246,7 @@ def test_an_unknown_key_comes_with_the_nearest_known_one(tmp_path: Path) -> None
     assert "idle_timeout" in fault.allowed
 
 
-@pytest.mark.parametrize("section", ["console", "holders"])
+@pytest.mark.parametrize("section", ["statistics", "plugins"])
 def test_a_section_that_does_not_exist_is_an_error(tmp_path: Path, section: str) -> None:
     (fault,) = faults_of(tmp_path, f"[{section}]\n")
     assert "unknown section" in fault.problem
@@ -442,3 +444,74 @@ def test_the_documentation_lists_every_key_with_its_default_and_nothing_else() -
     assert {key: value for key, value in written.items() if not key.startswith("users.")} == dict(declared_keys())
     for key, flag in FLAGS.items():
         assert re.search(rf"^\| `{key}` .*`{flag}`", text, re.MULTILINE), f"{flag} is not told at {key}"
+
+
+# --- the console, and changes while it runs ---
+
+
+def test_a_port_for_the_console_needs_a_password(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, '[console]\naddress = "127.0.0.1:6034"\n')
+    assert fault.key == "console.address" and "password" in fault.problem
+
+
+def test_the_console_s_password_is_given_once(tmp_path: Path) -> None:
+    text = '[console]\naddress = "127.0.0.1:6034"\npassword = "long enough"\npassword_file = "/run/secrets/console"\n'
+    (fault,) = faults_of(tmp_path, text)
+    assert fault.key == "console.password_file" and "long enough" not in str(fault)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:6033", "127.0.0.1:9633", "unix:/run/console.sock"])
+def test_the_console_s_port_is_its_own(tmp_path: Path, address: str) -> None:
+    (fault,) = faults_of(tmp_path, f'[console]\naddress = "{address}"\npassword = "long enough"\n')
+    assert fault.key == "console.address"
+
+
+def test_a_short_password_is_refused_and_not_shown(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, '[console]\npassword = "s3cr3t"\n')
+    assert "8 to 255" in fault.allowed
+    assert "s3cr3t" not in str(fault)
+
+
+def test_what_is_in_force_is_shown_as_it_is_written_and_secrets_are_not() -> None:
+    config = load(None, {}, {"console.password": "correct horse", "session.read_ahead": "1536KiB"})
+    shown = entries(config)
+    assert list(shown) == [key for key, _ in declared_keys()]
+    assert (shown["queue.timeout"].value, shown["pool.quantum"].value) == ("30s", "50ms")
+    assert (shown["session.read_ahead"].value, shown["session.read_ahead"].default) == ("1536KiB", "1MiB")
+    assert shown["console.password"].value == "***"
+    assert shown["listen.addresses"].value == "127.0.0.1:6033"
+    assert shown["console.address"].value == "off"
+
+
+@given(st.integers(1, 365 * 86_400_000), st.integers(1024, 1 << 40))
+def test_what_is_shown_can_be_read_again(milliseconds: int, size: int) -> None:
+    assert parse_duration(write_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000, rel=1e-5)
+    assert parse_size(write_size(size)) == size
+
+
+def test_a_value_can_be_changed_and_nothing_else_changes() -> None:
+    config = load()
+    changed = with_value(config, "queue.timeout", "3s")
+    assert changed.queue.timeout == 3.0 and config.queue.timeout == 30.0
+    assert changed.model_copy(update={"queue": config.queue}) == config
+
+
+def test_the_share_of_an_account_can_be_changed_whatever_its_name_is() -> None:
+    changed = with_value(load(), 'users."a.b".weight', "2")
+    assert changed.users["a.b"] == UserConfig(weight=2.0)
+    assert 'users."a.b".weight' in entries(changed)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("queue.timeout", "3", "the unit is missing"),
+        ("queue.timeot", "3s", "did you mean timeout?"),
+        ("nonsense.timeout", "3s", "unknown section"),
+        ("session.read_ahead", "1GiB", "at least session.read_ahead"),
+        ('users."api".weight', "-1", "from 0.001"),
+    ],
+)
+def test_a_change_is_checked_like_a_file(key: str, value: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        with_value(load(), key, value)
