@@ -16,7 +16,7 @@ enqueue 1.5 µs; a release that grants to a waiter, with 50,000 waiting, 4.4 µs
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from math import inf
 from typing import Any
 
@@ -129,6 +129,31 @@ class Registry:
         self._dispatch.queue_timeout_down = queue_timeout_down
         self._dispatch.settle()
 
+    # --- what an operator wants ---
+
+    @property
+    def paused(self) -> bool:
+        """Nobody gets a connection, and none is opened."""
+        return self.budget.throttle.paused
+
+    def pause(self, backends: Iterable[Any]) -> None:
+        """Close all `backends` there are, each as soon as it is free, and open none: everybody waits."""
+        self.budget.throttle.paused = True
+        self.replace(backends, "paused")
+
+    def resume(self) -> None:
+        """The end of `pause`."""
+        self.budget.throttle.paused = False
+        self._dispatch.settle()
+
+    def replace(self, backends: Iterable[Any], reason: str) -> None:
+        """Close those that are idle now, and the others as soon as they are free."""
+        for backend in list(backends):
+            if backend.slot == IDLE:
+                self._dispatch.close(backend, reason)
+            else:
+                backend.retire_at = 0.0
+
     # --- the hot path ---
 
     def acquire_nowait(self, pool: Pool, settings: object, needs_bare: bool, last: Any, client: object) -> Any | None:
@@ -203,7 +228,13 @@ class Registry:
         """A backend that `open_backend` asked for is ready. It must be bare: it may be for one who needs that."""
         assert backend.slot == OPENING
         self.refusals.succeeded(backend.pool.account, self._clock())
-        self._dispatch.arrived(backend)
+        self._arrived(backend)
+
+    def _arrived(self, backend: Any) -> None:
+        if self.paused:
+            self._dispatch.close(backend, "paused")
+        else:
+            self._dispatch.arrived(backend)
 
     def open_failed(self, pool: Pool, failure: Failure) -> None:
         assert pool.opening > 0
@@ -291,7 +322,7 @@ class Registry:
         backend.pool = pool
         self._dispatch.slots.count_in(pool)
         self.refusals.succeeded(pool.account, self._clock())
-        self._dispatch.arrived(backend)
+        self._arrived(backend)
 
     # --- time ---
 
@@ -346,7 +377,8 @@ class Registry:
         leases = self._describe_leases() if self._describe_leases is not None else f"{budget.counts[LEASED]} leased"
         down = f"; server down for {now - self.down_since:.1f} s" if self.down_since is not None else ""
         logins = f" and {len(self._login_line)} logins" if self._login_line else ""
-        return f"{cap}: {leases}{self.describe_others()}; {len(self._line)} waiting{logins}{down}"
+        paused = "; paused" if self.paused else ""
+        return f"{cap}: {leases}{self.describe_others()}; {len(self._line)} waiting{logins}{down}{paused}"
 
     def describe_others(self) -> str:
         """The slots that are on their way between two leases: ", 2 opening, 1 closing"."""

@@ -20,7 +20,7 @@ GROW_EVERY = 10.0
 
 
 class Throttle:
-    __slots__ = ("_delay", "_grow_at", "_probe_at", "effective", "retry_at")
+    __slots__ = ("_delay", "_grow_at", "_probe_at", "effective", "paused", "retry_at")
 
     def __init__(self) -> None:
         self.effective: int | None = None  # None: nothing was refused
@@ -28,6 +28,7 @@ class Throttle:
         self._probe_at = 0.0  # before then nothing is tried above the limit
         self._delay = 0.0
         self._grow_at = inf
+        self.paused = False  # somebody wants nothing opened
 
     def limit(self, cap: int) -> int:
         effective = self.effective
@@ -79,6 +80,8 @@ class Throttle:
 
     def allows(self, now: float, held: int, opening: int, cap: int) -> bool:
         """May one more be opened?"""
+        if self.paused:
+            return False
         if self.retry_at and (now < self.retry_at or opening):
             return False
         if held < self.limit(cap):

@@ -96,28 +96,50 @@ class Control:
                 victim.wait_failed(Failure(FailureKind.ACCOUNT_ERROR, _INTERRUPTED.code, text, _INTERRUPTED.state))
             self._answer(client, None)
 
+    async def end_client(self, victim: Client) -> Err | None:
+        """An operator ends a connection and what it runs. Returns why its statement may run on, if so."""
+        backend = victim.backend
+        error = None
+        if backend is not None and backend.running:
+            error = await self._kill_leased(victim.pool, victim, backend, query=False)
+        victim.close("killed")
+        return error
+
+    async def end_backend(self, backend: Backend) -> Err | None:
+        """An operator ends a connection to the server that is lent or being reset; who has it is told by its end."""
+        client = backend.client
+        if client is not None:
+            return await self._kill_on_server(backend.pool, client, backend, query=False)
+        return await self._kill_thread(backend.pool, b"CONNECTION", backend)
+
     async def _kill_leased(self, pool: Pool, victim: Client, backend: Backend, query: bool) -> Err | None:
         """KILL on the server, by whose rules `pool`'s account may do it or not. Returns the server's error."""
-        what = b"QUERY" if query else b"CONNECTION"
-        backend.killers += 1
+        error = await self._kill_on_server(pool, victim, backend, query=query)
+        if error is not None:  # 1095: it names the connection that was to be killed
+            names = (b"%d" % backend.thread_id, b"%d" % victim.ident)
+            error = Err(error.code, error.state, error.message.replace(*names))
+        elif not query:
+            victim.close("killed")
+        return error
+
+    async def _kill_on_server(self, pool: Pool, victim: Client, backend: Backend, *, query: bool) -> Err | None:
         victim.add_pins(pins.BEING_KILLED)
+        return await self._kill_thread(pool, b"QUERY" if query else b"CONNECTION", backend)
+
+    async def _kill_thread(self, pool: Pool, what: bytes, backend: Backend) -> Err | None:
+        """The backend is held meanwhile, so that nobody else can get it."""
+        backend.killers += 1
         try:
             async with self._connection(pool) as control:
                 (answer,) = await control.run((b"\x03KILL %s %d" % (what, backend.thread_id),))
-            error = answer.error
-            if error is not None:  # 1095: it names the connection that was to be killed
-                names = (b"%d" % backend.thread_id, b"%d" % victim.ident)
-                error = Err(error.code, error.state, error.message.replace(*names))
+            return answer.error
         except Refused as exc:
-            error = exc.err
+            return exc.err
         except (OSError, PeerGone, ProtocolError, TimeoutError) as exc:
-            error = Err(c.CR_CONN_HOST_ERROR, b"HY000", f"cannot reach the server to kill: {exc}".encode())
+            return Err(c.CR_CONN_HOST_ERROR, b"HY000", f"cannot reach the server to kill: {exc}".encode())
         finally:
             backend.killers -= 1
             release.kill_over(backend)
-        if error is None and not query:
-            victim.close("killed")
-        return error
 
     def _suicide(self, client: Client, query: bool) -> None:
         if query:

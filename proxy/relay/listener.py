@@ -305,7 +305,7 @@ def _refuse(sock: socket.socket, payload: bytes, seq: int = 0) -> None:
 
 def _bind(address: Address) -> socket.socket:
     if address.unix_path is not None:
-        _remove_stale(address.unix_path)
+        remove_stale(address.unix_path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         target: object = address.unix_path
     else:
@@ -329,7 +329,7 @@ def _bind(address: Address) -> socket.socket:
     return sock
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Remove a socket that nobody listens on any more."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):

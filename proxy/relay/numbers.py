@@ -81,20 +81,22 @@ def process_of(client: Client) -> tuple[str, str] | None:
     return (_host(client), client.program) if re.search(r"pid \d+$", client.program) else None
 
 
+def client_state(client: Client) -> str:
+    """What a client is doing, in one of five words."""
+    if client.waiter is not None:
+        return "waiting"
+    if client.pins:
+        return "pinned"
+    if client.backend is None:
+        return "idle"
+    return "transaction" if client.status & c.SERVER_STATUS_IN_TRANS else "leased"
+
+
 def client_states(clients: Collection[Client]) -> dict[str, int]:
     """How many clients are in each state."""
     states = dict.fromkeys(("idle", "waiting", "leased", "transaction", "pinned"), 0)
     for client in clients:
-        if client.waiter is not None:
-            states["waiting"] += 1
-        elif client.pins:
-            states["pinned"] += 1
-        elif client.backend is None:
-            states["idle"] += 1
-        elif client.status & c.SERVER_STATUS_IN_TRANS:
-            states["transaction"] += 1
-        else:
-            states["leased"] += 1
+        states[client_state(client)] += 1
     return states
 
 

@@ -349,6 +349,12 @@ class Relay:
         known = self.config.users.get(name)
         return (name, 1.0, None) if known is None else (name, known.weight, known.max_connections)
 
+    def set_terms(self, account: Account) -> None:
+        """Weight and limit of an account are what the configuration says now; the server's limit is asked for again."""
+        _, weight, limit = self._terms(account.name.encode("utf-8", "surrogateescape"))
+        self.registry.set_limits(account, weight, limit)
+        self.spawn(self.accounts.ask_again(account, server=False))
+
     def _close_backend(self, backend: Backend, reason: str) -> None:
         """The registry wants it closed: an idle one, whose last client may still ask for its soft state."""
         if not soft.capture_before_close(backend, lambda: backend.close(reason)):
