@@ -7,6 +7,7 @@ that `--version` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from proxy import __version__
 
 if TYPE_CHECKING:
     from proxy.config import Config, ConfigError
+    from proxy.ops.console.connection import Connection
 
 OK, FAILED, BAD_CONFIGURATION = 0, 1, 2
 
@@ -89,6 +91,28 @@ def check_config(file: Annotated[Path, typer.Argument(help="The TOML file to che
     raise typer.Exit(_check_config(file))
 
 
+_Connect = Annotated[
+    str | None,
+    typer.Option(
+        "--connect", metavar="ADDRESS", help="Where the console is: unix:/path or host:port. Else it is found."
+    ),
+]
+_ConsoleConfig = Annotated[Path | None, typer.Option("--config", help="The TOML file that mybouncer was started with.")]
+
+
+@app.command()
+def console(
+    execute: Annotated[
+        str | None, typer.Option("-e", "--execute", metavar="COMMANDS", help="Run these and leave.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Answers as JSON, a line for each.")] = False,
+    connect: _Connect = None,
+    config: _ConsoleConfig = None,
+) -> None:
+    """Ask a running mybouncer how it is, and tell it what to do."""
+    raise typer.Exit(_console(execute, as_json, connect, config))
+
+
 @app.command()
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Show it once and leave.")] = False,
@@ -103,11 +127,12 @@ def _serve(path: Path | None, overrides: dict[str, object]) -> int:
         return BAD_CONFIGURATION
 
     def run() -> int:
+        from proxy import config as configuration
         from proxy.ops import logs
         from proxy.server import run as run_server
 
         logs.configure(config.log.level, config.log.format)
-        return run_server(config)
+        return run_server(config, lambda: configuration.load(path, os.environ, overrides))
 
     return _guarded(run, debug=config.log.level == "debug")
 
@@ -126,6 +151,53 @@ def _check_config(path: Path) -> int:
     if config.users:
         print(f"  users            {', '.join(sorted(config.users))}")
     return OK
+
+
+def _console(execute: str | None, as_json: bool, connect: str | None, path: Path | None) -> int:
+    def talk(connection: Connection) -> int:
+        from proxy.ops.console.shell import Shell
+
+        shell = Shell(connection, as_json=as_json)
+        if execute is None and sys.stdin.isatty():
+            shell.talk()
+            return OK
+        return OK if shell.run(sys.stdin.read() if execute is None else execute) else FAILED
+
+    return _connected(connect, path, talk)
+
+
+def _connected(connect: str | None, path: Path | None, use: Callable[[Connection], int]) -> int:
+    """`use` a connection to the console of a running mybouncer; 1 if there is none."""
+    config = _load(path, {})
+    if config is None:
+        return BAD_CONFIGURATION
+
+    def run() -> int:
+        from proxy.address import parse_address
+        from proxy.ops.console import connection
+        from proxy.ops.console.values import ConsoleError
+
+        try:
+            address = connection.find(config) if connect is None else parse_address(connect)
+        except ValueError as error:
+            print(f"mybouncer: --connect {connect}: {error}; allowed: unix:/path or host:port", file=sys.stderr)
+            return BAD_CONFIGURATION
+        except ConsoleError as error:
+            print(f"mybouncer: {error}", file=sys.stderr)
+            return FAILED
+        try:
+            opened = connection.Connection(address, connection.password_for(address, config))
+        except (OSError, ConsoleError) as error:
+            print(f"mybouncer: no console at {address}: {_reason(error)}", file=sys.stderr)
+            return FAILED
+        with contextlib.closing(opened):
+            return use(opened)
+
+    return _guarded(run, debug=config.log.level == "debug")
+
+
+def _reason(error: Exception) -> str:
+    return _os_error(error) if isinstance(error, OSError) else str(error)
 
 
 def _demo(once: bool) -> int:

@@ -13,12 +13,17 @@ import gc
 import resource
 import signal
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import uvloop
 
 from proxy import __version__
 from proxy.config import Config
+from proxy.ops.console.live import Live
+from proxy.ops.console.server import Console
+from proxy.ops.console.values import Context
 from proxy.ops.http import HttpServer, start_http
 from proxy.ops.logs import Limiter, get_logger
 from proxy.ops.metrics import Exporter, LoopLag
@@ -29,18 +34,20 @@ from proxy.relay.relay import Relay
 _PR_SET_DUMPABLE = 4
 
 
-def run(config: Config) -> int:
-    """Serve until a signal; return the exit code."""
+def run(config: Config, read: Callable[[], Config]) -> int:
+    """Serve until a signal; return the exit code. `read` gives the configuration as it is written by then."""
     _raise_descriptor_limit()
     keep_memory_private()
-    return uvloop.run(_serve(config))
+    return uvloop.run(_serve(config, read))
 
 
 class Server:
     """A running proxy: the relay, its listeners, and what people look at."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, read: Callable[[], Config]) -> None:
         self.config = config
+        self.stopping = asyncio.Event()
+        self.hurried = asyncio.Event()
         self.log = get_logger()
         limiter = Limiter()
 
@@ -52,6 +59,14 @@ class Server:
         self.listener = Listener(self.relay)
         self.lag = LoopLag(self.relay.stats.loop_lag)
         self.http: HttpServer | None = None
+        context = Context(self.relay, Live(self.relay, read), self.stop_soon, time.time())
+        self.console = Console(context, config.console)
+
+    def stop_soon(self, at_once: bool = False) -> None:
+        """Drain, and end; whoever asks for it again, or `at_once`, does not wait for the drain."""
+        if at_once or self.stopping.is_set():
+            self.hurried.set()
+        self.stopping.set()
 
     async def start(self) -> None:
         """Listen, and look for the server. Raises OSError when an address cannot be had."""
@@ -64,6 +79,13 @@ class Server:
                 self.listener.close()
                 text = f"cannot listen on {self.config.http.address} for http: {exc.strerror or exc}"
                 raise OSError(exc.errno, text) from exc
+        try:
+            await self.console.open(self.listener.addresses)
+        except OSError:
+            self.listener.close()
+            if self.http is not None:
+                await self.http.stop()
+            raise
         if self.relay.certificate is not None and self.relay.certificate.note:
             self.log.warning("our certificate cannot be kept", error=self.relay.certificate.note)
         self.lag.start()
@@ -73,6 +95,7 @@ class Server:
             version=__version__,
             addresses=" ".join(str(address) for address in self.listener.addresses),
             http=str(self.http.address) if self.http else "off",
+            console=" ".join(str(place) for place in (self.console.socket, self.console.address) if place) or "off",
             server=self.relay.address.label,
             cap=self.config.pool.max_connections,
             descriptors=self.relay.descriptors,
@@ -90,29 +113,27 @@ class Server:
         self.listener.close()
         await self.relay.drain(drain_timeout)
         self.lag.stop()
+        await self.console.close()
         if self.http is not None:
             await self.http.stop()
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, read: Callable[[], Config]) -> int:
     try:
-        server = Server(config)
+        server = Server(config, read)
     except CertificateError as exc:
         get_logger().error("a certificate cannot be used", error=str(exc))
         return 2
     await server.start()
     _calm_collector()
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
-    again = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, again.set)
-    server.log.info("draining", clients=len(server.relay.clients), timeout=config.listen.drain_timeout)
-    draining = asyncio.create_task(server.stop(config.listen.drain_timeout))
-    hurried = asyncio.create_task(again.wait())
+        loop.add_signal_handler(number, server.stop_soon)
+    await server.stopping.wait()
+    timeout = server.relay.config.listen.drain_timeout
+    server.log.info("draining", clients=len(server.relay.clients), timeout=timeout)
+    draining = asyncio.create_task(server.stop(timeout))
+    hurried = asyncio.create_task(server.hurried.wait())
     await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
     hurried.cancel()
     if not draining.done():

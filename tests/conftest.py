@@ -342,7 +342,8 @@ def _proxies(node: Any, directory: Path) -> Iterator[Callable[..., Proxy]]:
         if max_connections is not None:
             argv += ["--max-connections", str(max_connections)]
         # A test ends with its clients still connected: nobody waits half a minute for them.
-        settings = {"listen__drain_timeout": "1s"} | config
+        # The console's socket would be in a directory that all share.
+        settings = {"listen__drain_timeout": "1s", "console__socket": "off"} | config
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MYBOUNCER_")}
         environment |= {f"MYBOUNCER_{key.upper()}": _setting(value) for key, value in settings.items()}
         environment |= {"PYTHONUNBUFFERED": "1"} | (env or {})

@@ -29,7 +29,7 @@ class FakeModule(ModuleType):
         self.calls: list[Any] = []
         self.result = result
 
-    def run(self, argument: Any) -> int:
+    def run(self, argument: Any, *_: object) -> int:
         self.calls.append(argument)
         if isinstance(self.result, BaseException):
             raise self.result
@@ -69,8 +69,8 @@ def test_the_package_can_be_run() -> None:
 def test_help_lists_the_commands_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("serve", "check-config", "demo"))
-    assert "console" not in out
+    assert all(command in out for command in ("serve", "check-config", "console", "demo"))
+    assert " top" not in out
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["serve", "--nonsense"], ["check-config"]])

@@ -1,14 +1,19 @@
-"""A pooler that several tests of a module share: starting one for every case would take longer than the cases."""
+"""Poolers that several tests of a module share: starting one for every case would take longer than the cases."""
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Proxy
+from tests.live.desk import PASSWORD, Desk
 from tests.live.transcripts import Both
-from tests.servers import Server
+from tests.servers import Server, free_port
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +36,60 @@ def both(server: Server, module_proxy: Callable[..., Proxy]) -> Iterator[Both]:
     made = Both(server, module_proxy(server, max_connections=3))
     yield made
     made.remove()
+
+
+# --- the console ---
+
+
+@pytest.fixture(scope="module")
+def console_directory() -> Iterator[Path]:
+    """Short: a socket's path has room for 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="mb-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def module_desk(module_proxy: Callable[..., Proxy], console_directory: Path) -> Callable[[Server], tuple[Proxy, Desk]]:
+    """A pooler with a console that the tests of this module share, by server: they leave it as they found it."""
+    running: dict[str, tuple[Proxy, Desk]] = {}
+
+    def open_desk(server: Server) -> tuple[Proxy, Desk]:
+        if server.url not in running:
+            path = str(console_directory / f"{server.flavour}.sock")
+            pooler = module_proxy(
+                server,
+                max_connections=2,
+                console__socket=path,
+                console__address=f"127.0.0.1:{free_port()}",
+                console__password=PASSWORD,
+                listen__drain_timeout="20s",
+            )
+            running[server.url] = pooler, Desk(path)
+        return running[server.url]
+
+    return open_desk
+
+
+@pytest.fixture
+def desk(server: Server, module_desk: Callable[[Server], tuple[Proxy, Desk]]) -> tuple[Proxy, Desk]:
+    return module_desk(server)
+
+
+@pytest.fixture
+def at_mariadb(mariadb: Server, module_desk: Callable[[Server], tuple[Proxy, Desk]]) -> tuple[Proxy, Desk]:
+    return module_desk(mariadb)
+
+
+@pytest.fixture
+def own_desk(
+    proxy: Callable[..., Proxy], console_directory: Path, mariadb: Server
+) -> Iterator[Callable[..., tuple[Proxy, Desk]]]:
+    """Starts a pooler that a test has for itself."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**options: Any) -> tuple[Proxy, Desk]:
+            path = str(console_directory / f"own-{free_port()}.sock")
+            pooler = proxy(mariadb, console__socket=path, **options)
+            return pooler, stack.enter_context(contextlib.closing(Desk(path)))
+
+        yield start

@@ -37,8 +37,9 @@ def restored(server: Server) -> Iterator[Server]:
 
 @contextlib.asynccontextmanager
 async def pooler_for(server: Server) -> AsyncIterator[tuple[Relay, int]]:
-    config = load(overrides={"backend.url": server.url, "listen.addresses": ["127.0.0.1:0"], "http.address": "off"})
-    pooler = Pooler(config)
+    off = {"http.address": "off", "console.socket": "off"}
+    config = load(overrides={"backend.url": server.url, "listen.addresses": ["127.0.0.1:0"], **off})
+    pooler = Pooler(config, lambda: config)
     await pooler.start()
     try:
         yield pooler.relay, pooler.listener.addresses[0].port
