@@ -185,9 +185,7 @@ def test_a_reload_applies_what_can_be_and_names_the_rest(
         "queue.timeout": ("5s", "20s", "applied"),
         "auth.cache_ttl": ("1m", "5m", "applied"),
         "tls.client.mode": ("required", "preferred", "needs a restart"),
-        'users."app".weight': ("", "1.0", "applied"),
         'users."app".max_connections': ("", "1", "applied"),
-        'users."app".max_clients': ("", "", "applied"),
     }, "the flag for pool.max_connections wins"
     assert {row["key"]: row["value"] for row in desk.ask("SHOW CONFIG")}["tls.client.mode"] == "preferred"
     assert desk.one("SHOW ACCOUNTS")["max_backends"] is None

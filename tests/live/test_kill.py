@@ -137,13 +137,17 @@ def test_ctrl_c_in_the_command_line_interrupts_its_own_statement(world: Server, 
 
 def test_racing_kills_never_hit_another_client(world: Server, pooler: Proxy) -> None:
     """A cap of one: every statement of everybody runs on the backend that is being killed."""
-    stop = time.monotonic() + 4.0
+    begun = time.monotonic()
     wrong: list[str] = []
     done = [0, 0]
 
+    def go_on() -> bool:
+        seconds = time.monotonic() - begun
+        return seconds < 3.0 or (min(done) <= 100 and seconds < 60.0)
+
     def innocent() -> None:
         with connect(pooler) as client:
-            while time.monotonic() < stop:
+            while go_on():
                 answer = client.query("SELECT id FROM one")
                 done[0] += 1
                 if answer.error is not None:
@@ -152,7 +156,7 @@ def test_racing_kills_never_hit_another_client(world: Server, pooler: Proxy) -> 
 
     def kills(ident: int) -> None:
         with connect(pooler) as client:
-            while time.monotonic() < stop:
+            while go_on():
                 client.ok(f"KILL QUERY {ident}")
                 done[1] += 1
             client.quit()
@@ -162,7 +166,7 @@ def test_racing_kills_never_hit_another_client(world: Server, pooler: Proxy) -> 
         threads += [threading.Thread(target=kills, args=(victim.ident,)) for _ in range(2)]
         for thread in threads:
             thread.start()
-        while time.monotonic() < stop:
+        while go_on():
             answer = victim.query(f"SELECT SLEEP({random.choice((0, 0.0005, 0.002))}) FROM one")
             assert answer.error is None or answer.error.code == 1317
         for thread in threads:

@@ -6,9 +6,10 @@ those who keep a copy of what they need; every key that is not in LIVE is the sa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
-from proxy.config import Config, ConfigError, entries, split_key, with_keys, with_value
+from proxy.config import Config, ConfigError, UserConfig, entries, split_key, with_keys, with_value
 from proxy.ops import logs
 from proxy.relay.relay import Relay
 
@@ -133,8 +134,7 @@ class Live:
             faults = "; ".join(str(fault) for fault in exc.faults)
             raise ConsoleError(f"nothing was changed, the configuration is bad: {faults}") from None
         before, after = entries(relay.config), entries(written)
-        raw = [key for key in before if _secret_differs(relay.config, written, key)]
-        differ = [key for key in {**before, **after} if before.get(key) != after.get(key) or key in raw]
+        differ = [key for key in {**before, **after} if _value(relay.config, key) != _value(written, key)]
         self._apply(with_keys(relay.config, written, filter(self.can_set, differ)), list(filter(self.can_set, differ)))
         for key in differ:
             value, old = after.get(key), before.get(key)
@@ -147,8 +147,12 @@ class Live:
             apply(self._relay)
 
 
-def _secret_differs(one: Config, other: Config, key: str) -> bool:
-    return key == "console.password" and one.console.password != other.console.password
+def _value(config: Config, key: str) -> object:
+    """Unmasked, to be compared; an account that is not named has the defaults."""
+    parts = split_key(key)
+    if parts[0] == "users":
+        return getattr(config.users.get(parts[1], UserConfig()), parts[2])
+    return functools.reduce(getattr, parts, config)
 
 
 def _pattern(key: str) -> str:
