@@ -9,14 +9,18 @@ import os
 from .constants import CACHING_SHA2_PASSWORD as CACHING_SHA2
 from .constants import NATIVE_PASSWORD as NATIVE
 
+_NONCE_BYTES = bytes(b % 90 + 37 for b in range(256))
+
 
 def make_nonce() -> bytes:
     """Return 20 random bytes without NUL and `$`, as servers make them (A.1)."""
-    return bytes(b % 90 + 37 for b in os.urandom(20))
+    return os.urandom(20).translate(_NONCE_BYTES)
 
 
 def _xor(a: bytes, b: bytes) -> bytes:
-    return bytes(x ^ y for x, y in zip(a, b, strict=True))
+    if len(a) != len(b):
+        raise ValueError("not of one length")
+    return (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).to_bytes(len(a), "big")
 
 
 def sha1(data: bytes) -> bytes:

@@ -47,7 +47,10 @@ def lenenc_str(s: bytes) -> bytes:
 
 def read_lenenc_str(data: bytes, pos: int) -> tuple[bytes, int]:
     """Return (string, position behind it)."""
-    size, pos = read_lenenc_int(data, pos)
+    if pos < len(data) and (size := data[pos]) < 0xFB:  # almost always, and a login has a dozen of them
+        pos += 1
+    else:
+        size, pos = read_lenenc_int(data, pos)
     if pos + size > len(data):
         raise ProtocolError("packet ends inside a string", c.ER_MALFORMED_PACKET)
     return data[pos : pos + size], pos + size
