@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,11 +13,11 @@ import pytest
 
 from proxy.wire import auth
 from proxy.wire import constants as c
-from tests.clients.clients import LOGINS, Account, Target
+from tests.clients.clients import LOGINS, Account, Target, run_cli
 from tests.conftest import Proxy
 from tests.live.handshakes import CLEAR_ONLY, MODERN, NATIVE_ONLY, Handshake, PluginMissing
 from tests.live.raw import Raw
-from tests.servers import Server, start_server, wait_until
+from tests.servers import Server, free_port, start_server, wait_until
 
 Start = Callable[..., Proxy]
 WHO = "SELECT CURRENT_USER()"
@@ -316,3 +318,28 @@ def test_a_client_can_believe_our_certificate_by_its_own_password(world: Server,
     with Handshake(pooler.port, "app", "app-secret") as client:
         assert client.ok is not None
         assert client.ok.info == b"", "nothing to prove without TLS"
+
+
+def test_mariadbs_own_client_believes_a_certificate_that_nobody_has_signed(mariadb_11_8: Server, proxy: Start) -> None:
+    mariadb_11_8.execute(
+        "CREATE USER hash_reader@'%' IDENTIFIED BY 'reader-secret'",
+        "GRANT SELECT ON mysql.global_priv TO hash_reader@'%'",
+    )
+    lookup = {"auth__lookup_user": "hash_reader", "auth__lookup_password": "reader-secret"}
+
+    def says(account: Account, **config: object) -> subprocess.CompletedProcess[str]:
+        away = Target(free_port(), host="127.0.0.2")  # 127.0.0.1 is believed without a word
+        proxy(mariadb_11_8, max_connections=2, args=["--listen", f"{away.host}:{away.port}"], **config)
+        # Said aloud, because a password in the environment does not count as one there.
+        verify = "--ssl-verify-server-cert"
+        return run_cli(mariadb_11_8.flavour, away, account, "SELECT CURRENT_USER(); \\s", verify)
+
+    try:
+        listed = says(Account(), auth__mode="users", env=listing(app={"PASSWORD": "app-secret"}))
+        looked_up = says(Account("app2", "app2-secret"), auth__mode="lookup,passthrough", **lookup)
+        for done, user in ((listed, "app"), (looked_up, "app2")):
+            assert done.stdout.startswith(f"{user}@%\n"), done.stderr
+            assert re.search(r"^SSL:\s+Cipher in use is \w+", done.stdout, re.MULTILINE), done.stdout
+        assert "self-signed certificate" in says(Account()).stderr, "it looks"
+    finally:
+        mariadb_11_8.execute("DROP USER hash_reader@'%'")
