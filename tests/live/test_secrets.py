@@ -23,9 +23,10 @@ from proxy.wire.auth import Secret
 from proxy.wire.framing import frame
 from proxy.wire.packets import HandshakeResponse
 from tests.conftest import ROOT, Proxy
+from tests.live.desk import Desk
 from tests.live.handshakes import CLEAR_ONLY, MODERN, NATIVE_ONLY, Handshake
 from tests.live.raw import Raw
-from tests.servers import Server
+from tests.servers import Server, free_port
 
 Start = Callable[..., Proxy]
 CANARY = "kanarienvogel"
@@ -44,7 +45,7 @@ def forms_of(secret: str) -> set[bytes]:
 
 
 def test_no_secret_gets_into_what_people_see(server: Server, proxy: Start, tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
+    path, desk = str(tmp_path / "socket"), str(tmp_path / "desk")
     server.execute(
         f"CREATE USER canary@'%' IDENTIFIED BY '{canary('first')}'",
         "GRANT ALL ON test.* TO canary@'%'",
@@ -54,11 +55,13 @@ def test_no_secret_gets_into_what_people_see(server: Server, proxy: Start, tmp_p
     config.write_text(
         '[auth]\nmode = ["users", "lookup", "passthrough"]\nlookup_user = "canary_reader"\n'
         f'lookup_password = "{canary("reader")}"\n[log]\nlevel = "debug"\n'
+        f'[console]\naddress = "127.0.0.1:{free_port()}"\npassword = "{canary("console")}"\n'
         f'[users.app]\npassword = "{canary("listed")}"\n'
     )
     seen = []
     try:
-        pooler = proxy(server, max_connections=2, args=["--config", str(config), "--listen", f"unix:{path}"])
+        args = ["--config", str(config), "--listen", f"unix:{path}"]
+        pooler = proxy(server, max_connections=2, args=args, console__socket=desk)
         for plugins in (MODERN, NATIVE_ONLY, CLEAR_ONLY):
             for user, password in (("canary", "first"), ("canary", "wrong"), ("app", "listed"), ("nobody", "wrong")):
                 try:
@@ -72,13 +75,14 @@ def test_no_secret_gets_into_what_people_see(server: Server, proxy: Start, tmp_p
         with Handshake(pooler.port, "canary", canary("first"), tls=True) as client:
             assert client.ok
         _say_secrets(server, pooler)
+        seen += _asked_at(desk, pooler, config)
         seen += [pooler.get(page)[1] for page in ("/", "/metrics", "/readyz")]
         pooler.stop()
         seen.append(pooler.log())
     finally:
         server.execute("DROP USER canary@'%', canary_reader@'%'")
     assert "pinned" in seen[-1], "the log is that of this pooler"
-    for name in ("first", "second", "third", "fourth", "wrong", "listed", "reader", "statement"):
+    for name in ("first", "second", "third", "fourth", "wrong", "listed", "reader", "statement", "console", "typed"):
         for form in forms_of(canary(name)):
             for text in seen:
                 assert form not in text.encode(), f"{name} is shown: {text[:2000]}"
@@ -97,6 +101,24 @@ def _say_secrets(server: Server, pooler: Proxy) -> None:
         pymysql.connect(host=pooler.host, port=pooler.port, user="canary", password=canary("first"))
     with Raw(pooler, "canary", canary("second")) as client:
         assert client.change_user("canary", canary("wrong")).code == 1045
+
+
+def _asked_at(path: str, pooler: Proxy, config: Path) -> list[str]:
+    """What the console shows, and what it says to secrets that are typed into it or changed in the file."""
+    desk = Desk(path)
+    lists = ("CLIENTS", "BACKENDS", "POOLS", "QUEUE", "PINS", "ACCOUNTS", "STATS", "CONFIG", "VERSION")
+    try:
+        with Raw(pooler, "canary", canary("second")) as client:
+            client.ok(f"SET @pinned = '{canary('statement')}'")
+            said = [str(desk.about(client.ident)), *(str(desk.ask(f"SHOW {each}")) for each in lists)]
+        keys = ("auth.lookup_password", 'users."app".password', "console.password")
+        said += [str(desk.error(f"SET {key} = '{canary('typed')}'")) for key in keys]
+        config.write_text(config.read_text().replace(canary("listed"), canary("typed")))
+        said.append(str(desk.ask("RELOAD")))
+    finally:
+        desk.close()
+    assert "lookup_password" in "".join(said)
+    return said
 
 
 def _check(config: Path) -> str:
