@@ -62,14 +62,14 @@ class Dispatch:
         Only where that is all there is to decide, and `settle` would decide the same; False: it has to be asked. Saves
         five of the nine microseconds that queueing costs (CPython 3.11, 2026-11).
         """
-        pool = backend.pool
-        waiters = pool.account.waiters
+        account = backend.pool.account
+        waiters = account.waiters
         if not waiters or len(self.shares.waiting) != 1 or self._settling or self.freed or self.due:
             return False
         if self.logins.line or self.refusals.down_since is not None or backend.slot != LEASED:
             return False
         waiter = next(iter(waiters))
-        if now >= waiter.deadline or waiter.pool is not pool or (waiter.needs_bare and not backend.bare):
+        if now >= waiter.deadline or not waiter.takes(backend):
             return False
         self._settling = True
         self._asked = False
@@ -79,7 +79,7 @@ class Dispatch:
             self.logins.had_last = False
             self.queue.leave(waiter, GRANTED, now)
             if not waiters:
-                self.shares.left(pool.account)
+                self.shares.left(account)
             backend.leased_since = now
             waiter.on_grant(backend)
         finally:
@@ -264,6 +264,9 @@ class Dispatch:
         self._open_backend(waiter.pool)
 
     def arrived(self, backend: Any) -> None:
+        if self.budget.throttle.paused:
+            self.close(backend, "paused")
+            return
         now = self._clock()
         backend.retire_at = now + self.max_lifetime * (1.0 - 0.1 * self._jitter()) if self.max_lifetime else inf
         if backend.pool.account.slots == 1:

@@ -228,13 +228,7 @@ class Registry:
         """A backend that `open_backend` asked for is ready. It must be bare: it may be for one who needs that."""
         assert backend.slot == OPENING
         self.refusals.succeeded(backend.pool.account, self._clock())
-        self._arrived(backend)
-
-    def _arrived(self, backend: Any) -> None:
-        if self.paused:
-            self._dispatch.close(backend, "paused")
-        else:
-            self._dispatch.arrived(backend)
+        self._dispatch.arrived(backend)
 
     def open_failed(self, pool: Pool, failure: Failure) -> None:
         assert pool.opening > 0
@@ -322,7 +316,7 @@ class Registry:
         backend.pool = pool
         self._dispatch.slots.count_in(pool)
         self.refusals.succeeded(pool.account, self._clock())
-        self._arrived(backend)
+        self._dispatch.arrived(backend)
 
     # --- time ---
 

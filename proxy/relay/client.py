@@ -256,12 +256,7 @@ class Client(asyncio.Protocol):
                 soft.answer(self)
                 self.over()
                 return
-        self.verdict = verdict
-        self.kind = QUERY
-        self.statement = None
-        self.tries = 0
-        self.busy = True
-        lease.start(self)
+        self.run(verdict, QUERY)
 
     def run(self, verdict: Verdict, kind: int, statement: Prepared | None = None) -> None:
         self.verdict = verdict
@@ -308,12 +303,7 @@ class Client(asyncio.Protocol):
             statement.cursor = True  # it belongs to this client alone, so its statement must not be shared
         if statement.n_params and len(packet) > statement.flag_at and packet[statement.flag_at]:
             statement.bind(packet, mysql=not self.relay.profile.mariadb)
-        self.verdict = statement.verdict
-        self.kind = QUERY
-        self.statement = statement
-        self.tries = 0
-        self.busy = True
-        lease.start(self)
+        self.run(statement.verdict, QUERY, statement)
 
     # Waiting
 
