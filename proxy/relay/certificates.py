@@ -111,11 +111,11 @@ class ServerTls:
     def __init__(self, config: BackendTlsConfig) -> None:
         self.mode = config.mode
         self.session: ssl.SSLSession | None = None
-        self._context = client_context(config)
+        self.context = client_context(config)
 
     def connection(self, host: str) -> Tls:
         """The TLS of one connection to `host`."""
-        return Tls(self._context, server_side=False, server_hostname=host, session=self.session)
+        return Tls(self.context, server_side=False, server_hostname=host, session=self.session)
 
 
 def client_context(config: BackendTlsConfig) -> ssl.SSLContext:

@@ -13,8 +13,6 @@ server decides. Unknown names and wrong passwords go the same way, round trip by
 from __future__ import annotations
 
 import pwd
-import socket
-import struct
 from typing import TYPE_CHECKING
 
 from proxy.wire import auth
@@ -24,8 +22,11 @@ from proxy.wire.framing import ProtocolError
 from proxy.wire.packets import Err, Greeting, HandshakeResponse, build_auth_switch
 
 from .connect import Refused
+from .peer import uid_of_peer
 
 if TYPE_CHECKING:
+    import socket
+
     from .relay import Relay
     from .stream import PacketStream
 
@@ -210,9 +211,8 @@ class Challenge:
 
 def _names_of_peer(sock: socket.socket) -> tuple[str, ...]:
     """The number and, if it has one, the name of the user that a unix socket's other end runs as."""
-    layout = struct.Struct("iII")
-    _, uid, _ = layout.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size))
-    if uid == _SOMEBODY:
+    uid = uid_of_peer(sock)
+    if uid is None or uid == _SOMEBODY:
         return ()
     try:
         return str(uid), pwd.getpwuid(uid).pw_name

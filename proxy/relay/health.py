@@ -79,7 +79,7 @@ class Health:
 
     def doubt(self, now: float, pool: Pool) -> None:
         """All connections are at work, and no work ends: ask the server, with the credentials of `pool`."""
-        if self._question is None and now - self._asked_at >= ASK_EVERY:
+        if self._may_ask(now):
             self._ask(now, self._ask_beside(pool))
 
     async def ready(self) -> tuple[bool, str]:
@@ -89,7 +89,7 @@ class Health:
             return False, "draining"
         now = relay.loop.time()
         stale = self._failed_at >= self._answered_at or now - self._answered_at >= ASK_EVERY
-        if self._question is None and stale and now - self._asked_at >= ASK_EVERY:
+        if stale and self._may_ask(now):
             self._ask_somebody(now)
         if self._question is not None:
             await asyncio.wait((self._question,), timeout=PATIENCE)
@@ -109,6 +109,9 @@ class Health:
                 delay = min(1.0, delay * 2)
 
     # Questions
+
+    def _may_ask(self, now: float) -> bool:
+        return self._question is None and now - self._asked_at >= ASK_EVERY
 
     def _ask_somebody(self, now: float) -> None:
         relay = self._relay

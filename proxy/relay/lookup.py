@@ -16,8 +16,6 @@ import aiomysql
 
 from proxy.wire import constants as c
 
-from .certificates import client_context
-
 if TYPE_CHECKING:
     import ssl
 
@@ -101,12 +99,11 @@ class Lookup:
         )
 
     def _tls(self) -> ssl.SSLContext | None:
-        config = self._relay.config
-        greeting = self._relay.profile.greeting
+        dialer, greeting = self._relay.dialer, self._relay.profile.greeting
+        if dialer.tls is None or dialer.address.is_unix:
+            return None
         offered = greeting is not None and greeting.capabilities & c.CLIENT_SSL
-        mode = config.tls.backend.mode
-        wanted = mode not in ("disabled", "preferred") or (mode == "preferred" and offered)
-        return client_context(config.tls.backend) if wanted and not config.backend.address.is_unix else None
+        return None if dialer.tls.mode == "preferred" and not offered else dialer.tls.context
 
     async def _read(self, connection: Any, users: list[bytes]) -> None:
         # In hexadecimal, so that nothing that somebody calls himself can be more than a name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -19,25 +20,31 @@ if TYPE_CHECKING:
 _NAMED = 3  # accounts in a line of the log
 
 
+def lease_state(client: Client | None) -> str:
+    """What becomes of a lease: what the client that has it, if one still has, does with it."""
+    if client is None:
+        return "finishing"
+    if client.busy:
+        return "running"
+    return "pinned" if client.pins else "idle in transaction"
+
+
 def describe_leases(backends: Collection[Backend], *, reasons: bool = False) -> str:
     """What the leased backends are doing, in words; with `reasons`, also what pins those that are pinned."""
-    in_transaction = pinned = running = left = mask = 0
+    states: Counter[str] = Counter()
+    mask = 0
     for backend in backends:
-        client = backend.client
-        if backend.slot != LEASED:
-            continue
-        if client is None:
-            left += 1
-        elif client.busy:
-            running += 1
-        elif client.pins:
-            pinned += 1
-            mask |= client.pins
-        else:
-            in_transaction += 1
+        if backend.slot == LEASED:
+            client = backend.client
+            state = lease_state(client)
+            states[state] += 1
+            if client is not None and state == "pinned":
+                mask |= client.pins
     why = f" ({', '.join(pins.names(mask)).replace('_', ' ')})" if reasons and mask else ""
+    left = states["finishing"]
     finishing = f", {left} finishing for nobody" if left else ""
-    return f"{in_transaction} idle in transaction, {pinned} pinned{why}, {running} running{finishing}"
+    idle, pinned, running = states["idle in transaction"], states["pinned"], states["running"]
+    return f"{idle} idle in transaction, {pinned} pinned{why}, {running} running{finishing}"
 
 
 def describe_stall(relay: Relay, now: float) -> str:

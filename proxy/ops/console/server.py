@@ -12,7 +12,6 @@ import contextlib
 import hmac
 import os
 import socket
-import struct
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from proxy.address import Address
 from proxy.config import ConsoleConfig
 from proxy.relay.answers import end_of_data
 from proxy.relay.listener import remove_stale
+from proxy.relay.peer import uid_of_peer
 from proxy.wire import auth
 from proxy.wire import constants as c
 from proxy.wire.framing import PacketReader, ProtocolError, frame
@@ -126,7 +126,8 @@ class Console:
         self._servers.clear()
 
     async def _arrived_on_socket(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        uid = _uid_of_peer(writer)
+        uid = uid_of_peer(writer.get_extra_info("socket"))
+        # Where the kernel does not say, the mode of the file is all there is.
         private = uid is None or uid in (0, os.geteuid())
         if not private:
             self._context.relay.limited_log("console", "console refused", uid=uid)
@@ -336,16 +337,6 @@ def _harmless(text: str) -> str:
 
 def _text(name: bytes | None) -> str | None:
     return None if name is None else name.decode("utf-8", "replace")
-
-
-def _uid_of_peer(writer: asyncio.StreamWriter) -> int | None:
-    """Who has connected, as the kernel says; None where it does not say, and the file's mode is all there is."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return None
-    sock = writer.get_extra_info("socket")
-    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
-    return int(uid)
 
 
 def _bind(path: str) -> socket.socket:

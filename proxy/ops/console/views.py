@@ -114,7 +114,7 @@ def _backend_row(backend: Backend, now: float) -> Row:
         backend.thread_id,
         backend.pool.account.name,
         _place(backend),
-        _doing(backend),
+        numbers.lease_state(client) if backend.slot == LEASED else "",
         None if since is None else _round(now - since),
         None if client is None else client.ident,
         "" if client is None else client.address,
@@ -128,17 +128,6 @@ def _backend_row(backend: Backend, now: float) -> Row:
 
 def _place(backend: Backend) -> str:
     return STATES[backend.slot] if backend.slot < len(STATES) else "opening"
-
-
-def _doing(backend: Backend) -> str:
-    client = backend.client
-    if backend.slot != LEASED:
-        return ""
-    if client is None:
-        return "finishing"
-    if client.busy:
-        return "running"
-    return "pinned" if client.pins else "idle in transaction"
 
 
 POOLS = (
