@@ -234,10 +234,11 @@ def _fault(layer: _Layer, details: Any) -> Fault:
         return Fault(source, key, "", "this is a section, not a value", f"[{key}]")
     problem = "cannot be used"
     reason = details.get("ctx", {}).get("error")
-    allowed = _allowed(loc)
+    rule = _rule(loc)
+    allowed = "" if rule is None else rule.text
     if isinstance(reason, ValueError) and str(reason) and str(reason) != allowed:
         problem = str(reason)
-    return Fault(source, key, "***" if _is_secret(loc) else _shown(details["input"]), problem, allowed)
+    return Fault(source, key, _shown(details["input"], rule), problem, allowed)
 
 
 def _unknown(name: str, known: list[str], is_section: bool) -> str:
@@ -260,17 +261,11 @@ def _section(loc: tuple[int | str, ...]) -> type[BaseModel]:
     return section
 
 
-def _allowed(loc: tuple[int | str, ...]) -> str:
-    section = _section(loc)
-    field = next((section.model_fields[str(part)] for part in loc if str(part) in section.model_fields), None)
-    allowed = _annotation(field) if field is not None else None
-    return "" if allowed is None else allowed.text
-
-
-def _is_secret(loc: tuple[int | str, ...]) -> bool:
-    field = _section(loc).model_fields.get(str(loc[-1]))
-    allowed = _annotation(field) if field is not None else None
-    return allowed is not None and allowed.secret
+def _rule(loc: tuple[int | str, ...]) -> Allowed | None:
+    """What may stand in a place: a key, or an item of its list."""
+    fields = _section(loc).model_fields
+    field = next((fields[str(part)] for part in reversed(loc) if str(part) in fields), None)
+    return None if field is None else _annotation(field)
 
 
 def _annotation(field: FieldInfo) -> Allowed | None:
@@ -289,8 +284,10 @@ def _dotted(loc: list[str] | tuple[int | str, ...]) -> str:
     return text
 
 
-def _shown(value: object) -> str:
-    """The value as it was written, cut short, and without what may be a password in front of an `@`."""
+def _shown(value: object, rule: Allowed | None) -> str:
+    """The value as it was written, cut short; no secret, and not what may be a password in front of an `@`."""
+    if rule is not None and rule.secret:
+        return "***"
     text = json.dumps(value, ensure_ascii=False, default=str)
     if "@" in text:
         text = f'"…@{text.rpartition("@")[2]}'
@@ -306,7 +303,7 @@ def _check_together(config: Config, layers: list[_Layer]) -> list[Fault]:
         trees = [functools.reduce(lambda tree, part: tree.get(part, {}), sections, layer.tree) for layer in layers]
         writers = [layer for layer, tree in zip(layers, trees, strict=True) if name in tree]
         source = writers[-1].place(key) if writers else "default"
-        faults.append(Fault(source, key, "***" if _is_secret(tuple(parts)) else _shown(value), problem, allowed))
+        faults.append(Fault(source, key, _shown(value, _rule(tuple(parts))), problem, allowed))
 
     fixed = [address for address in config.listen.addresses if address.is_unix or address.port]
     for address in sorted({str(address) for address in fixed if fixed.count(address) > 1}):
@@ -422,19 +419,25 @@ def with_value(config: Config, key: str, value: str) -> Config:
 def with_keys(config: Config, other: Config, keys: Iterable[str]) -> Config:
     """`config` with these keys as they are in `other`; an account that is not there any more is left out."""
     for key in keys:
-        parts = split_key(key)
+        parts, value = split_key(key), value_of(other, key)
         if parts[0] != "users":
-            value = functools.reduce(getattr, parts, other)
             config = _replaced(config, parts, value)
             continue
         users = dict(config.users)
         if parts[1] in other.users:
-            value = getattr(other.users[parts[1]], parts[2])
             users[parts[1]] = users.get(parts[1], UserConfig()).model_copy(update={parts[2]: value})
         else:
             users.pop(parts[1], None)
         config = config.model_copy(update={"users": users})
     return config
+
+
+def value_of(config: Config, key: str) -> object:
+    """The value itself, secrets too; an account that is not named has the defaults."""
+    parts = split_key(key)
+    if parts[0] == "users":
+        return getattr(config.users.get(parts[1], UserConfig()), parts[2])
+    return functools.reduce(getattr, parts, config)
 
 
 def split_key(key: str) -> list[str]:

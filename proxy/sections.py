@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from proxy.address import Address
 from proxy.values import (
+    SHORTEST_SECRET,
     Addresses,
     AddressOrOff,
     Allowed,
@@ -139,6 +141,15 @@ class ConsoleConfig(Section):
     address: AddressOrOff = _default("off")
     password: Secret = _default("")
     password_file: File = _default("")
+
+    def read_password(self) -> str:
+        """The port's password, "" for none. Raises OSError if its file cannot be read, or holds a short one."""
+        if not self.password_file:
+            return self.password.get_secret_value()
+        password = Path(self.password_file).read_text(encoding="utf-8").strip()
+        if len(password) < SHORTEST_SECRET:
+            raise OSError(f"{self.password_file}: console.password_file holds fewer than {SHORTEST_SECRET} characters")
+        return password
 
 
 class LogConfig(Section):

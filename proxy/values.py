@@ -29,7 +29,7 @@ _QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", re.ASCII)
 _LONGEST = 365 * 86400.0
 _LARGEST_SIZE = 1 << 40
 _LARGEST_COUNT = 10_000_000
-_SHORTEST_SECRET = 8
+SHORTEST_SECRET = 8
 
 
 def parse_duration(text: str) -> float:
@@ -169,7 +169,7 @@ def _parse_socket_path(value: object) -> object:
 
 
 def _parse_secret(value: object) -> object:
-    if isinstance(value, str) and (not value or _SHORTEST_SECRET <= len(value) <= 255):
+    if isinstance(value, str) and (not value or SHORTEST_SECRET <= len(value) <= 255):
         return SecretStr(value)
     if isinstance(value, SecretStr):
         return value
@@ -273,7 +273,7 @@ SocketPath = Annotated[str, BeforeValidator(_parse_socket_path), Allowed('"auto"
 Secret = Annotated[
     SecretStr,
     BeforeValidator(_parse_secret),
-    Allowed(f'{_SHORTEST_SECRET} to 255 characters, or "" for none', secret=True),
+    Allowed(f'{SHORTEST_SECRET} to 255 characters, or "" for none', secret=True),
 ]
 Names = Annotated[
     tuple[Annotated[str, BeforeValidator(_parse_function)], ...], BeforeValidator(_split), Allowed(_NAMES)

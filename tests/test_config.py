@@ -515,3 +515,10 @@ def test_the_share_of_an_account_can_be_changed_whatever_its_name_is() -> None:
 def test_a_change_is_checked_like_a_file(key: str, value: str, words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)):
         with_value(load(), key, value)
+
+
+def test_an_account_may_be_called_like_a_key(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, '[users."password"]\nweight = -1\n')
+    assert (fault.key, fault.value) == ('users."password".weight', "-1")
+    (other,) = faults_of(tmp_path, "[users.app]\nweight = -1\n")
+    assert fault.allowed == other.allowed

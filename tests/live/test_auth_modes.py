@@ -207,23 +207,12 @@ def test_a_password_changed_on_the_server_is_looked_up_again(world: Server, prox
 
 
 def test_what_cannot_be_looked_up_is_the_next_modes(world: Server, proxy: Start) -> None:
-    pooler = proxy(
-        world,
-        max_connections=4,
-        auth__mode='["lookup", "passthrough"]',
-        auth__lookup_user="reader",
-        auth__lookup_password="not the password",
-    )
+    nobody = {"auth__lookup_user": "reader", "auth__lookup_password": "not the password"}
+    pooler = proxy(world, max_connections=4, auth__mode='["lookup", "passthrough"]', **nobody)
     with Handshake(pooler.port, "curve", "curve-secret") as client:
         assert client.query(WHO) == "curve@%"
     assert "accounts cannot be looked up" in pooler.log()
-    alone = proxy(
-        world,
-        max_connections=4,
-        auth__mode="lookup",
-        auth__lookup_user="reader",
-        auth__lookup_password="not the password",
-    )
+    alone = proxy(world, max_connections=4, auth__mode="lookup", **nobody)
     with Handshake(alone.port, "app", "app-secret") as client:
         assert client.code == 2003
 

@@ -7,7 +7,6 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from proxy.address import Address
 from proxy.config import Config
@@ -146,8 +145,7 @@ def password_for(address: Address, config: Config) -> str:
     console = config.console
     if address.is_unix:
         return ""
-    if console.password_file:
-        return Path(console.password_file).read_text(encoding="utf-8").strip()
-    if console.password.get_secret_value() or not sys.stdin.isatty():
-        return console.password.get_secret_value()
+    password = console.read_password()
+    if password or console.password_file or not sys.stdin.isatty():
+        return password
     return getpass.getpass("console password: ")

@@ -6,10 +6,9 @@ those who keep a copy of what they need; every key that is not in LIVE is the sa
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 
-from proxy.config import Config, ConfigError, UserConfig, entries, split_key, with_keys, with_value
+from proxy.config import Config, ConfigError, entries, split_key, value_of, with_keys, with_value
 from proxy.ops import logs
 from proxy.relay.relay import Relay
 
@@ -134,25 +133,18 @@ class Live:
             faults = "; ".join(str(fault) for fault in exc.faults)
             raise ConsoleError(f"nothing was changed, the configuration is bad: {faults}") from None
         before, after = entries(relay.config), entries(written)
-        differ = [key for key in {**before, **after} if _value(relay.config, key) != _value(written, key)]
-        self._apply(with_keys(relay.config, written, filter(self.can_set, differ)), list(filter(self.can_set, differ)))
+        differ = [key for key in {**before, **after} if value_of(relay.config, key) != value_of(written, key)]
+        live = [key for key in differ if self.can_set(key)]
+        self._apply(with_keys(relay.config, written, live), live)
         for key in differ:
             value, old = after.get(key), before.get(key)
-            outcome = "applied" if self.can_set(key) else "needs a restart"
+            outcome = "applied" if key in live else "needs a restart"
             yield key, "" if value is None else value.value, "" if old is None else old.value, outcome
 
     def _apply(self, config: Config, keys: list[str]) -> None:
         self._relay.config = config
         for apply in dict.fromkeys(LIVE[_pattern(key)] for key in keys):
             apply(self._relay)
-
-
-def _value(config: Config, key: str) -> object:
-    """Unmasked, to be compared; an account that is not named has the defaults."""
-    parts = split_key(key)
-    if parts[0] == "users":
-        return getattr(config.users.get(parts[1], UserConfig()), parts[2])
-    return functools.reduce(getattr, parts, config)
 
 
 def _pattern(key: str) -> str:

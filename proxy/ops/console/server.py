@@ -14,7 +14,6 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
-from pathlib import Path
 
 from proxy.address import Address
 from proxy.config import ConsoleConfig
@@ -85,7 +84,7 @@ class Console:
             if self._config.socket != "off":
                 await self._open_socket(listening)
             if self._config.address is not None:
-                self._password = _password(self._config)
+                self._password = self._config.read_password().encode()
                 await self._open_port(self._config.address)
         except OSError:
             await self.close()
@@ -351,12 +350,3 @@ def _bind(path: str) -> socket.socket:
     finally:
         os.umask(mask)
     return sock
-
-
-def _password(config: ConsoleConfig) -> bytes:
-    if not config.password_file:
-        return config.password.get_secret_value().encode()
-    password = Path(config.password_file).read_text(encoding="utf-8").strip()
-    if len(password) < 8:
-        raise OSError(f"{config.password_file}: console.password_file holds fewer than 8 characters")
-    return password.encode()
