@@ -258,6 +258,9 @@ STATS = (
 )
 
 
+_STATE_WORDS = {"leased": "running a statement", "transaction": "in a transaction"}
+
+
 def stats(context: Context, _: str) -> Iterator[Row]:
     """The numbers of everything, since the start or now."""
     relay, counters = context.relay, context.relay.stats
@@ -270,7 +273,7 @@ def stats(context: Context, _: str) -> Iterator[Row]:
     yield "clients", len(relay.clients), "Clients that are logged in."
     yield "clients_max", relay.clients_max, "How many there may be."
     for state, count in relay.client_states().items():
-        yield f"clients_{state}", count, f"Clients that are {state}."
+        yield f"clients_{state}", count, f"Clients that are {_STATE_WORDS.get(state, state)}."
     yield "backends", of.in_use, "Connections to the server, of those that it may have."
     yield "backends_max", of.cap, "The cap."
     yield "backends_effective_max", of.effective, "The cap after what the server refused."
