@@ -23,7 +23,7 @@ from tests.servers import Server
 
 T = TypeVar("T")
 
-_NOT_OURS = ("root", "event_scheduler", "system user")
+_APART = 0.05  # seconds between two looks
 
 
 def run(main: Coroutine[Any, Any, T], deadline: float = 40.0) -> T:
@@ -113,16 +113,13 @@ def percentile(answers: list[Answer], percent: float) -> float:
 class Watch:
     """Counts the connections on the server, all the time: the most of every account, and of these `together`.
 
-    Without names it is all `but` some; those who are still logging in are "unauthenticated user". What counts is
-    there in two looks that are so many seconds `apart`: a list of connections is not made at one instant, and a server
-    closes the socket some milliseconds before it takes the connection off the list.
+    What counts is there in two looks: a list of connections is not made at one instant, and a server closes the socket
+    some milliseconds before it takes the connection off the list.
     """
 
-    def __init__(self, server: Server, *together: str, but: tuple[str, ...] = (), apart: float = 0.02) -> None:
+    def __init__(self, server: Server, *together: str) -> None:
         self._server = server
         self._together = together
-        self._but = but + _NOT_OURS
-        self._apart = apart
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.forget()
@@ -133,16 +130,12 @@ class Watch:
                 now = self._look(cursor)
                 self.least_together = min(self.least_together, len(now))
                 if self._more(now):
-                    time.sleep(self._apart)
+                    time.sleep(_APART)
                     self._count(now & self._look(cursor))
 
     def _look(self, cursor: Any) -> set[tuple[int, str]]:
         cursor.execute("SELECT id, user FROM information_schema.processlist")
-        return {
-            (ident, user)
-            for ident, user in cursor.fetchall()
-            if (user in self._together if self._together else user not in self._but)
-        }
+        return {(ident, user) for ident, user in cursor.fetchall() if user in self._together}
 
     def _more(self, now: set[tuple[int, str]]) -> bool:
         counts = Counter(user for _, user in now)
