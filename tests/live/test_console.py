@@ -15,6 +15,10 @@ import pymysql
 import pytest
 
 from proxy import __version__
+from proxy.address import Address
+from proxy.config import load
+from proxy.ops.console import place
+from proxy.ops.console.connection import find
 from tests.clients.clients import LOGINS, Account, Refused, Target
 from tests.conftest import ROOT, Proxy
 from tests.live.desk import PASSWORD, Desk
@@ -268,14 +272,21 @@ def test_the_command_uses_the_port_with_the_password_of_the_configuration(at_mar
     assert wrong.returncode == 1 and "wrong password" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
-def test_the_command_finds_the_socket_by_itself(proxy: Start, mariadb: Server, console_directory: Path) -> None:
+def test_the_command_finds_the_socket_by_itself(
+    proxy: Start, mariadb: Server, console_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env = {"RUNTIME_DIRECTORY": str(console_directory), "XDG_RUNTIME_DIR": str(console_directory / "other")}
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(console_directory / "console-1.sock"))
     first = proxy(mariadb, console__socket="auto", env=env)
-    assert (console_directory / f"console-{first.port}.sock").exists()
-    assert run_console("-e", "SHOW PINS", env=env).returncode == 0
+    path = console_directory / f"console-{first.port}.sock"
+    with monkeypatch.context() as only_here:  # others may run on this machine
+        only_here.setattr(place, "directories", lambda: [console_directory])
+        assert find(load(None, {})) == Address(unix_path=str(path))
     second = proxy(mariadb, console__socket="auto", env=env)
     unclear = run_console("-e", "SHOW PINS", env=env)
     assert unclear.returncode == 1 and "say which with --connect" in unclear.stderr
+    assert str(path) in unclear.stderr and "console-1.sock" not in unclear.stderr
     named = run_console("-e", "SHOW CONFIG", env=env | {"MYBOUNCER_LISTEN__ADDRESSES": f"127.0.0.1:{second.port}"})
     assert f"127.0.0.1:{second.port}" in named.stdout
 

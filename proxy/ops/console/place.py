@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -46,7 +47,10 @@ def own_directory() -> Path:
 
 
 def existing_sockets() -> list[Path]:
-    """Every console socket on this machine that may be ours to use."""
+    """Every console socket on this machine that may be ours to use and that somebody listens on.
+
+    A mybouncer that was killed leaves its socket behind.
+    """
     found: list[Path] = []
     for directory in directories():
         try:
@@ -55,4 +59,15 @@ def existing_sockets() -> list[Path]:
                 found += sorted(directory.glob("console-*.sock"))
         except OSError:
             continue
-    return list(dict.fromkeys(found))
+    return [path for path in dict.fromkeys(found) if not _is_deserted(path)]
+
+
+def _is_deserted(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as knock:
+        try:
+            knock.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            return False  # whoever uses it is told what is wrong
+    return False
