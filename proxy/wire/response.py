@@ -464,7 +464,8 @@ class ResponseReader:
         out = b""
         if self._eof_due:
             self._eof_due = False
-            if not status & c.SERVER_STATUS_CURSOR_EXISTS:
+            # A cursor's answer is the last of its response; before others, the cursor is one inside a stored program.
+            if status & (c.SERVER_STATUS_CURSOR_EXISTS | c.SERVER_MORE_RESULTS) != c.SERVER_STATUS_CURSOR_EXISTS:
                 out = self._inserted_eof((seq - 1) & 0xFF, self.mid_status)
         if status & c.SERVER_MORE_RESULTS:
             self._phase = _FIRST

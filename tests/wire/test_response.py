@@ -405,6 +405,14 @@ EXCHANGES = {
     "cursor with trackers": Exchange(
         r.QUERY, (Rows((b"a", b"b"), (), Ok(status=CURSOR, warnings=1, trackers=MIXED), cursor=True),)
     ),
+    "rows inside a loop over a cursor of the program's own": Exchange(
+        r.QUERY,
+        (
+            Rows((b"a",), (), Ok(status=AUTOCOMMIT | CURSOR | MORE)),
+            Rows((b"b",), (b"\1x",), Ok(status=AUTOCOMMIT | CURSOR | MORE)),
+            Ok(status=AUTOCOMMIT),
+        ),
+    ),
     "fetch": Exchange(r.ROWS_ONLY, (BareRows((b"\0\0a", b"\0\0b"), Ok(status=CURSOR)),)),
     "last fetch": Exchange(r.ROWS_ONLY, (BareRows((), Ok(status=CURSOR | LAST_ROW, trackers=MIXED)),)),
     "field list": Exchange(r.ROWS_ONLY, (BareRows((column(b"a") + b"\xfb", column(b"b") + text(b"def"))),)),
@@ -591,11 +599,8 @@ all_rows = st.lists(text_rows, max_size=5) | st.lists(binary_rows, max_size=5)
 @st.composite
 def queries(draw: st.DrawFn) -> Exchange:
     columns = st.lists(names, min_size=1, max_size=3).map(tuple)
-    results = st.one_of(
-        oks,
-        st.builds(Rows, columns, all_rows.map(tuple), ends),
-        st.builds(Rows, columns, st.just(()), ends.map(lambda e: replace(e, status=e.status | CURSOR)), st.just(True)),
-    )
+    with_cursor = ends.map(lambda end: replace(end, status=end.status | CURSOR))
+    results = oks | st.builds(Rows, columns, all_rows.map(tuple), ends | with_cursor)  # one inside a stored program
     parts: list[Part] = []
     for result in draw(st.lists(results, max_size=3)):
         if isinstance(result, Ok):
@@ -605,7 +610,8 @@ def queries(draw: st.DrawFn) -> Exchange:
         else:
             assert isinstance(result.end, Ok)
             parts.append(replace(result, end=more(result.end)))
-    parts.append(draw(oks | errors | st.builds(Rows, columns, all_rows.map(tuple), ends | errors)))
+    opened = st.builds(Rows, columns, st.just(()), with_cursor, st.just(True))
+    parts.append(draw(oks | errors | st.builds(Rows, columns, all_rows.map(tuple), ends | errors) | opened))
     return Exchange(r.QUERY, tuple(parts), draw(st.integers(1, 255)))  # 0 is not an answer: see below
 
 
