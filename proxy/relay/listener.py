@@ -5,7 +5,7 @@ accepted by hand: the raw socket is greeted, and exactly the 36 bytes that an SS
 exceeds) are read, before a transport takes it over. Until then a client costs one socket and one small object, and can
 be refused politely when clients or descriptors run out.
 
-These sockets have a selector of their own, which the loop watches as one descriptor: uvloop goes deaf on a socket whose
+These sockets have an epoll of their own, which the loop watches as one descriptor: uvloop goes deaf on a socket whose
 peer has sent an RST (libuv stops the poll and uvloop does not call back), and would keep it until the login times out.
 """
 
@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import errno
 import os
-import selectors
+import select
 import socket
 import stat
 from typing import TYPE_CHECKING
@@ -69,10 +69,10 @@ class Listener:
         self.loop = relay.loop
         self.addresses: list[Address] = []
         self._sockets: list[socket.socket] = []
-        self._arrivals = selectors.DefaultSelector()
+        self._arrivals = select.epoll()
         self._on_close = contextlib.ExitStack()
         self._spare: int | None = None  # given up for a moment when a newcomer can only be refused
-        self._newcomers: set[_Newcomer] = set()
+        self._newcomers: dict[int, _Newcomer] = {}  # by descriptor
         self._tasks: set[asyncio.Task[None]] = set()
         relay.on_server_seen = self._greet_held
 
@@ -108,7 +108,7 @@ class Listener:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
         self._sockets.clear()
-        for newcomer in list(self._newcomers):
+        for newcomer in list(self._newcomers.values()):
             self._refuse(newcomer, c.ER_SERVER_SHUTDOWN, "Server shutdown in progress")
         self._on_close.close()
         self._give_up_spare()
@@ -187,8 +187,9 @@ class Listener:
             _refuse(sock, build_err(c.ER_CON_COUNT, b"", f"Too many connections: {text}"))
             return
         newcomer = _Newcomer(sock, address)
-        self._newcomers.add(newcomer)
-        self._arrivals.register(sock, selectors.EVENT_READ, newcomer)
+        descriptor = sock.fileno()
+        self._newcomers[descriptor] = newcomer
+        self._arrivals.register(descriptor, select.EPOLLIN)
         if relay.profile.greeting is None:
             # Before the server was ever seen there is nothing to greet with.
             newcomer.timer = self.loop.call_later(relay.config.queue.timeout_down, self._server_never_seen, newcomer)
@@ -204,7 +205,7 @@ class Listener:
         self._refuse(newcomer, c.CR_CONN_HOST_ERROR, self.relay.health.down_text())
 
     def _greet_held(self) -> None:
-        for newcomer in list(self._newcomers):
+        for newcomer in list(self._newcomers.values()):
             if newcomer.timer is not None:
                 newcomer.timer.cancel()
             self._greet(newcomer)
@@ -225,8 +226,8 @@ class Listener:
         self._refuse(newcomer, c.ER_NET_READ_INTERRUPTED, "Got timeout reading communication packets")
 
     def _arrived(self) -> None:
-        for key, _ in self._arrivals.select(0):
-            self._read(key.data)
+        for descriptor, _ in self._arrivals.poll(0):
+            self._read(self._newcomers[descriptor])
 
     def _read(self, newcomer: _Newcomer) -> None:
         """Read up to 36 bytes, never more: what follows belongs to the transport, or to TLS."""
@@ -291,8 +292,9 @@ class Listener:
     def _forget(self, newcomer: _Newcomer) -> None:
         if newcomer.timer is not None:
             newcomer.timer.cancel()
-        self._arrivals.unregister(newcomer.sock)
-        self._newcomers.remove(newcomer)
+        descriptor = newcomer.sock.fileno()
+        self._arrivals.unregister(descriptor)
+        del self._newcomers[descriptor]
 
 
 def _refuse(sock: socket.socket, payload: bytes, seq: int = 0) -> None:

@@ -81,7 +81,7 @@ _VARIABLE_PINS: Final[dict[bytes, int]] = {
         ),
         ONE_SHOT,
     ),
-    **dict.fromkeys((b"profiling", b"profiling_history_size"), PROFILING),
+    **dict.fromkeys((b"profiling", b"profiling_history_size", b"optimizer_trace"), PROFILING),
     **dict.fromkeys(
         (
             b"pseudo_thread_id",

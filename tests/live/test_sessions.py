@@ -239,6 +239,12 @@ PINS = [
     pin("SET last_insert_id = 77", "one_shot", ("SELECT LAST_INSERT_ID()",), b"77"),
     pin("SET @@identity = 77", "one_shot", ("SELECT LAST_INSERT_ID()",), b"77"),
     pin("SET rand_seed1 = 1, rand_seed2 = 2", "one_shot", ("SELECT RAND() = 0.00000017881393443022133",)),
+    pin(
+        ("SET optimizer_trace = 'enabled=on'", "SELECT v FROM t WHERE id = 1"),
+        "profiling",
+        ("SELECT QUERY FROM information_schema.OPTIMIZER_TRACE",),
+        b"SELECT v FROM t WHERE id = 1",
+    ),
     pin("SET profiling = 1", "profiling", ("SELECT @@profiling",), b"1"),
     pin("SET session_track_schema = OFF", "session_track", ("SELECT @@session_track_schema",), b"0"),
     pin(("SET autocommit = 0", "SAVEPOINT a"), "savepoint", ("ROLLBACK TO a",)),

@@ -303,6 +303,7 @@ PINNED = [
     ("SET session_track_gtids = OWN_GTID", p.SESSION_TRACK),
     ("SET @@session.session_track_schema = OFF", p.SESSION_TRACK),
     ("SET profiling = 1", p.PROFILING),
+    ("SET optimizer_trace = 'enabled=on'", p.PROFILING),
     ("SET pseudo_thread_id = 5", p.UNTRACKED_VARIABLE),
     ("SET sql_log_bin = 0", p.UNTRACKED_VARIABLE),
     ("SET debug = 'd'", p.UNTRACKED_VARIABLE),
