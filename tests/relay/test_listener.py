@@ -273,7 +273,7 @@ def test_a_host_that_vanishes_is_found_out_because_accepted_sockets_ask_for_it()
         async with listening() as listener:
             client = dial(listener)
             assert (await packet(client))[0] == 10
-            (newcomer,) = listener._newcomers
+            (newcomer,) = listener._newcomers.values()
             sock = newcomer.sock
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
