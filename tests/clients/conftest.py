@@ -26,8 +26,9 @@ def tables_directory(config: pytest.Config) -> Path | None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "suite" in metafunc.fixturenames:
         everything = tables_directory(metafunc.config) is not None
-        chosen = [suite for suite in SUITES if suite.quick or everything]
-        metafunc.parametrize("suite", chosen, ids=lambda suite: suite.name)
+        chosen = SUITES if everything else [suite.shortened() for suite in SUITES if suite.short]
+        pairs = [pytest.param(suite, name, id=f"{name}-{suite.name}") for suite in chosen for name in suite.flavours]
+        metafunc.parametrize(("suite", "flavour"), pairs)
     if "toolchain" in metafunc.fixturenames:
         everything = metafunc.config.getoption("--matrix", default=False)
         toolchains = [toolchain for toolchain in TOOLCHAINS if toolchain.quick or everything]

@@ -23,7 +23,7 @@ from tests.servers import die_with_parent
 
 EXPLAINED = Path(__file__).with_name("explained.toml")
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
-_TESTS_FAILED = 1  # pytest's exit code; 0 is none, and the others mean that it did not run them all
+_TESTS_FAILED = 1  # the exit code; 0 is none, and the others mean that they were not all run
 _WORST_LAST = ("passed", "skipped", "failed")
 
 Outcomes = dict[str, str]
@@ -33,12 +33,12 @@ def run(suite: Suite, target: Target, directory: Path) -> Outcomes:
     """Runs the suite at a server, in a directory that this makes, and gives the outcome of each test."""
     directory.mkdir()
     variables = suite.prepare(suite.source.unpacked(), directory, target, suite.account)
-    python_path = [str(path) for path in (directory, packages(suite)) if path]
+    within = variables.pop("PYTHONPATH", "")
+    python_path = [str(path) for path in (directory / within, packages(suite)) if path]
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     environment |= {"HOME": str(directory), "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(python_path)} | variables
     report = directory / "report.xml"
-    argv = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    argv += [f"--rootdir={directory}", f"--junit-xml={report}", *suite.arguments]
+    argv = [sys.executable, *suite.command, *suite.arguments]
     code, output = _run(argv, environment, directory, suite.deadline)
     if code not in (0, _TESTS_FAILED):
         raise RuntimeError(f"the tests of {suite.name} did not run to their end ({code}):\n{output[-6000:]}")

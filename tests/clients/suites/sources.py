@@ -48,6 +48,20 @@ class Source:
             shutil.copytree(top, directory)
 
 
+@dataclass(frozen=True)
+class Package:
+    """A package of the distribution that contains tests: scripts/install-packages installs it."""
+
+    name: str
+    directory: Path
+
+    def unpacked(self) -> Path:
+        """The directory they are in."""
+        if not self.directory.is_dir():
+            raise Unavailable(f"{self.directory} is not there; it is in {self.name}")
+        return self.directory
+
+
 def installed(requirements: tuple[str, ...]) -> Path:
     """A directory for PYTHONPATH with these requirements, and not what they require."""
     name = "packages-" + hashlib.sha256(repr((sys.version_info[:2], requirements)).encode()).hexdigest()[:16]
