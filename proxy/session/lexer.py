@@ -105,12 +105,7 @@ def blank(sql: bytes, mode: int) -> bytes | None:
         pieces = _PLAIN[mode].findall(sql)
         if not _LONE.isdisjoint(pieces):
             return None
-        # A literal is an empty piece between two pieces of code: joining leaves quotes in its place.
-        if pieces and not pieces[0]:
-            pieces.insert(0, b"")
-        if pieces and not pieces[-1]:
-            pieces.append(b"")
-        text = b"'".join(pieces)
+        text = b"'".join(_between(pieces))
     if mode & ANSI_QUOTES and b'"' in text:
         text = _QUOTED.sub(_backticked, text)
     return text.lower()
@@ -134,6 +129,43 @@ def _blank_with_comments(sql: bytes, mode: int) -> bytes | None:
         else:
             return None
     return b"".join(out)
+
+
+def code_pieces(sql: bytes, mode: int) -> tuple[list[bytes], bool]:
+    """What is left of `sql` between its string literals, in its own case; comments of every kind are left out.
+
+    False beside it: the text cannot be read to its end with certainty, and what follows is left out.
+    """
+    mode &= 3
+    pieces: list[bytes] = []
+    if sql.find(b"/*") < 0 and sql.find(b"--") < 0 and sql.find(b"#") < 0 and sql.find(b"\0") < 0:
+        pieces = _PLAIN[mode].findall(sql)
+        for at, piece in enumerate(pieces):
+            if piece in _LONE:
+                return [*pieces[:at], b""], False
+        return _between(pieces), True
+    code = b""
+    for match in _FULL[mode].finditer(sql):
+        group = match.lastgroup
+        if group == "code":
+            code += match[0]
+        elif group == "literal":
+            pieces.append(code)
+            code = b""
+        elif group == "bad":
+            return [*pieces, code, b""], False
+        else:
+            code += b" "
+    return [*pieces, code], True
+
+
+def _between(pieces: list[bytes]) -> list[bytes]:
+    """A literal is an empty piece between two pieces of code: joining what this gives leaves one mark for it."""
+    if pieces and not pieces[0]:
+        pieces.insert(0, b"")
+    if pieces and not pieces[-1]:
+        pieces.append(b"")
+    return pieces
 
 
 def _backticked(match: re.Match[bytes]) -> bytes:
