@@ -154,7 +154,7 @@ class Accounts:
                     self.relay.registry.release(future.result())
                 raise
         captured: asyncio.Event = asyncio.Event()
-        if soft.capture_before_close(backend, captured.set):
+        if soft.capture(backend, captured.set):
             await captured.wait()
         return backend
 

@@ -56,6 +56,7 @@ class Client(asyncio.Protocol):
         "capabilities",
         "capturing",
         "closed",
+        "connected_at",
         "deprecate_eof",
         "diagnostics",
         "doubt",
@@ -88,6 +89,8 @@ class Client(asyncio.Protocol):
         "reply_seq",
         "resume",
         "row_count",
+        "said",
+        "sent",
         "session_track",
         "settings",
         "slow",
@@ -117,7 +120,9 @@ class Client(asyncio.Protocol):
         self.address = self.program = ""
         self.libmariadb = False
         self.user = pool.account.name
-        self.idle_since = relay.loop.time()
+        self.connected_at = self.idle_since = relay.loop.time()
+        self.said: Prepared | bytes = b""  # the last command sent to the server, or its beginning
+        self.sent = 0  # how many were
         self.backend: Backend | None = None
         self.last: Backend | None = None
         self.waiter: Waiter | None = None

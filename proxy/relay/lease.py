@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 RESERVE = -2  # a lease for a command that is still arriving
 
 _MAX_TRIES = 3
+_SAID = 2048  # bytes of a command that are kept when it has been sent, for people
 
 
 def start(client: Client) -> None:
@@ -119,6 +120,8 @@ def send(client: Client, backend: Backend) -> None:
         client.add_pins(pinning)
     packet = client.packet
     statement = client.statement
+    client.sent += 1
+    client.said = statement or (packet if len(packet) <= _SAID else packet[:_SAID])
     if statement is not None:
         if statement.private:
             client.add_pins((pins.CURSOR if statement.cursor else 0) | (pins.LONG_DATA if statement.long_data else 0))
@@ -154,6 +157,8 @@ def prepare(client: Client, backend: Backend) -> None:
     elsewhere = needs and not soft.at_hand(client, backend, needs)
     if client.capturing and (elsewhere or (inserts and client.insert_id == soft.UNKNOWN_ID)):
         client.resume = lambda: _resume(client, backend)
+        # Whose state is on this backend may ask for it before we come to it.
+        soft.capture(backend, lambda: release.reset(backend) if client.closed else _resume(client, backend))
         return
     if elsewhere and soft.answered(client):
         release.settle(client, backend)
@@ -193,8 +198,8 @@ def prepare(client: Client, backend: Backend) -> None:
 
 
 def _resume(client: Client, backend: Backend) -> None:
-    """The capture that `prepare` had to wait for is done."""
-    if client.backend is backend and not client.closed:
+    """A capture that `prepare` had to wait for is done; it goes on with the last of them."""
+    if client.backend is backend and not client.closed and not client.capturing and backend.batch is None:
         ready(client, backend)
 
 
@@ -255,7 +260,7 @@ def _exchange(client: Client, backend: Backend) -> None:
     """Close a backend that only a reset could bring into the client's settings, and get another one."""
     client.backend = None
     backend.client = None
-    if not soft.capture_before_close(backend, lambda: backend.close("cannot_reset")):
+    if not soft.capture(backend, lambda: backend.close("cannot_reset")):
         backend.close("cannot_reset")
     start(client)
 

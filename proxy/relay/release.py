@@ -77,7 +77,7 @@ def reset(backend: Backend) -> None:
     if backend.close_reason or backend.lost or backend.killers:
         return
     relay = backend.relay
-    if soft.capture_before_close(backend, lambda: reset(backend)):
+    if soft.capture(backend, lambda: reset(backend)):
         return  # a client left before it used its lease: what is there belongs to the one before
     backend.soft = 0
     if backend.unresettable:

@@ -74,8 +74,8 @@ def capture_commands(client: Client, backend: Backend, commands: list[bytes]) ->
     return owner
 
 
-def capture_before_close(backend: Backend, then: Callable[[], object]) -> bool:
-    """Read the last client's soft state before its backend is given up; False if there is nothing to read."""
+def capture(backend: Backend, then: Callable[[], object]) -> bool:
+    """Read the last client's soft state off its backend, `then` go on; False if there is nothing to read."""
     if backend.batch is not None:
         return False
     commands: list[bytes] = []

@@ -13,7 +13,7 @@ from proxy.wire import constants as c
 from proxy.wire.framing import MAX_FRAME
 from proxy.wire.packets import Err
 
-from . import lease, release
+from . import lease, release, soft
 from .commands import PLAIN
 
 if TYPE_CHECKING:
@@ -56,9 +56,19 @@ def begin_large(client: Client) -> None:
 
 
 def reserved(client: Client) -> None:
-    """The lease for a large command is there."""
-    resume(client)
-    large_data(client, b"")
+    """The lease for a large command is there. Who was there before may ask for what it left before this is whole."""
+    backend = client.backend
+    assert backend is not None
+    if backend.last_client is client or not soft.capture(backend, lambda: _read_on(client, backend)):
+        _read_on(client, backend)
+
+
+def _read_on(client: Client, backend: Backend) -> None:
+    if client.closed:
+        release.reset(backend)
+    elif client.backend is backend:
+        resume(client)
+        large_data(client, b"")
 
 
 def large_data(client: Client, data: bytes) -> None:
@@ -125,6 +135,7 @@ def file_wanted(backend: Backend, client: Client | None) -> None:
 def _begin_file(client: Client, backend: Backend) -> None:
     """The server has asked for a file: what the client sends next is that file."""
     client.upload = backend
+    client.idle_since = client.relay.loop.time()
     backend.be_patient(True)
     client.file_left = 0
     client.file_more = False
@@ -139,6 +150,7 @@ def file_data(client: Client, data: bytes) -> None:
     """Pass file data on, up to and including the empty packet that ends it."""
     backend = client.upload
     assert backend is not None
+    client.idle_since = client.relay.loop.time()
     if client.buffer:
         data, client.buffer = client.buffer + data, b""
     shift = backend.reader.shift

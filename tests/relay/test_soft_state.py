@@ -230,6 +230,88 @@ def test_warnings_captured_while_their_owner_waits_in_the_queue_are_his(make_wor
     assert app.rows() == [list(WARNING)]
 
 
+def test_who_waits_for_his_own_state_takes_that_of_others_off_the_backend_he_got(make_world):
+    world = make_world(cap=2)
+    app, other, third = world.app(), world.app(), world.app()
+    first = insert(world, other, warnings=1)
+    third.query(b"SELECT 'third'")
+    assert first.take() == [SHOW_WARNINGS, INSERT_ID]  # on its way, to `other`
+    second = insert(world, app, warnings=1)
+    other.query(b"SELECT LAST_INSERT_ID()")
+    assert second.take() == [SHOW_WARNINGS, INSERT_ID]
+    app.query(b"SHOW WARNINGS")
+    first.rows(WARNING, columns=3)
+    first.rows(b"7")
+    assert first.take()[-1] == query(b"SELECT 'third'")
+    first.rows(b"third")  # `app` gets this one, where nothing of it is
+    assert app.take() == []
+    second.rows(WARNING, columns=3)
+    second.rows(b"7")
+    assert app.rows() == [list(WARNING)]
+    while (sent := second.take()) != [query(b"SELECT LAST_INSERT_ID()")]:
+        assert sent
+        second.ok()
+    second.rows(b"7")
+    assert other.rows() == [[b"7"]]
+
+
+def test_who_waits_for_his_own_state_goes_on_when_both_are_there_in_any_order(make_world):
+    world = make_world(cap=2)
+    app, other, third = world.app(), world.app(), world.app()
+    first = insert(world, other, warnings=1)
+    third.query(b"SELECT 'third'")
+    first.take()
+    second = insert(world, app, warnings=1)
+    other.query(b"SELECT LAST_INSERT_ID()")
+    second.take()
+    second.rows(WARNING, columns=3)
+    second.rows(b"7")
+    assert second.take() == []
+    first.rows(WARNING, columns=3)
+    first.rows(b"7")
+    while (sent := second.take()) != [query(b"SELECT LAST_INSERT_ID()")]:
+        assert sent
+        second.ok()
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["waiting", "large statement"])
+def test_who_leaves_while_he_takes_anothers_state_off_gives_the_backend_back(make_world, large: bool):
+    world = make_world(cap=2, session__request_buffer="1KiB")
+    app, other, third = world.app(), world.app(), world.app()
+    first = insert(world, other, warnings=1)
+    third.query(b"SELECT 'third'")
+    first.take()
+    second = insert(world, app, warnings=1)
+    if large:
+        other.raw((5000).to_bytes(3, "little") + b"\0\x03INSERT")
+    else:
+        other.query(b"SELECT LAST_INSERT_ID()")
+    assert second.take() == [SHOW_WARNINGS, INSERT_ID]
+    other.leave()
+    second.rows(WARNING, columns=3)
+    second.rows(b"7")
+    while second.slot != "idle":
+        assert second.take()
+        second.ok(2)
+    app.query(b"SHOW WARNINGS")
+    assert app.rows() == [list(WARNING)]
+
+
+def test_a_large_statement_takes_anothers_state_off_before_it_is_read(make_world):
+    world = make_world(cap=2, session__request_buffer="1KiB")
+    app, other = world.app(), world.app()
+    server = insert(world, app, warnings=1)
+    other.raw((5000).to_bytes(3, "little") + b"\0\x03SELECT")
+    assert server.take() == [SHOW_WARNINGS, INSERT_ID]
+    app.query(b"SHOW WARNINGS")
+    server.rows(WARNING, columns=3)
+    server.rows(b"7")
+    assert app.rows() == [list(WARNING)]
+    other.raw(b"x" * 4993)
+    while (sent := server.take())[0][:7] != b"\x03SELECT":
+        server.ok(len(sent))
+
+
 def test_the_capture_of_an_older_backend_does_not_replace_newer_warnings(world: World):
     app, other = world.app(), world.app()
     first = insert(world, app, warnings=1)
