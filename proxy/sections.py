@@ -152,6 +152,19 @@ class ConsoleConfig(Section):
         return password
 
 
+class HoldersConfig(Section):
+    """Who keeps connections for suspiciously long: from when on it is told, and whether it is ended."""
+
+    action: Annotated[Literal["report", "kill"], Allowed('"report" or "kill"')] = "report"
+    idle_in_transaction: DurationOrOff = _default("10s")
+    pinned_idle: DurationOrOff = _default("60s")
+    long_statement: DurationOrOff = _default("60s")
+    unread_result: DurationOrOff = _default("5s")
+    stalled_upload: DurationOrOff = _default("5s")
+    unused_connections: CountOrZero = _default(10)
+    prepared_statements: CountOrZero = _default(1000)
+
+
 class LogConfig(Section):
     """What is written to stderr."""
 
@@ -216,5 +229,6 @@ class Config(Section):
     tls: TlsConfig = TlsConfig()
     http: HttpConfig = HttpConfig()
     console: ConsoleConfig = ConsoleConfig()
+    holders: HoldersConfig = HoldersConfig()
     log: LogConfig = LogConfig()
     users: Mapping[str, UserConfig] = Field(default_factory=dict)

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from tests import servers
 from tests.servers import FLAVOURS, MARIADB_11_8, Server, die_with_parent, find_server, free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
+GOPATH = Path("/usr/share/gocode")
 LIVE_FIXTURES = {"server", "mariadb", "mysql", "mariadb_11_8", "own_server"}
 _ALL_FLAVOURS = (*FLAVOURS, MARIADB_11_8)
 _PROXIES = pytest.StashKey[list["Proxy"]]()
@@ -153,6 +155,23 @@ def own_server() -> Iterator[Callable[..., Server]]:
     yield start
     for server in started:
         server.remove()
+
+
+# --- programs ---
+
+
+@pytest.fixture(scope="session")
+def go_leak(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The leaking program, compiled. The Go tools put their cache where they like, so only the first build is slow."""
+    go = shutil.which("go")
+    if go is None or not (GOPATH / "src/github.com/go-sql-driver/mysql").is_dir():
+        cannot_run("Go or go-sql-driver is not on this machine (`make test` installs them)")
+    binary = tmp_path_factory.mktemp("go") / "leak"
+    environment = os.environ | {"GO111MODULE": "off", "GOPATH": str(GOPATH), "GOFLAGS": ""}
+    argv = [go, "build", "-o", binary, ROOT / "tests/clients/go/leak/main.go"]
+    built = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return binary
 
 
 # --- the pooler ---

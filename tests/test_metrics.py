@@ -38,6 +38,9 @@ class FakeClients:
     def pinned_sessions(self) -> Mapping[str, int]:
         return {"temporary_table": 1}
 
+    def holder_counts(self) -> dict[str, int]:
+        return {"idle_in_transaction": 1}
+
     def prepared_statements(self) -> Mapping[str, int]:
         return {"client": 7, "backend": 2}
 

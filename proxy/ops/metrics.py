@@ -80,6 +80,9 @@ METRICS = (
     Description("errors_total", "counter", ("code", "side"), "Errors clients saw, from the server or from us."),
     Description("bytes_total", "counter", ("direction",), "Bytes from and to clients."),
     Description("pinned_sessions", "gauge", ("reason",), "Sessions that cannot leave their connection, by reason."),
+    Description(
+        "holders", "gauge", ("kind",), "Processes that keep connections for suspiciously long, by what they do."
+    ),
     Description("pins_total", "counter", ("reason",), "Times a session was pinned, by reason."),
     Description("restores_total", "counter", ("kind",), "Settings brought into a connection for a session, by kind."),
     Description("resets_total", "counter", (), "Connections that were reset before another client got them."),
@@ -125,6 +128,9 @@ class Clients(Protocol):
 
     def prepared_statements(self) -> Mapping[str, int]:
         """How many prepared statements are open, by side: client, backend."""
+
+    def holder_counts(self) -> Mapping[str, int]:
+        """How many holders there are of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +222,7 @@ class Exporter:
                 ("to_clients",): counters.bytes_to_clients,
             },
             "pinned_sessions": _by(clients.pinned_sessions()),
+            "holders": _by(clients.holder_counts()),
             "pins_total": _by(counters.pins),
             "restores_total": _by(counters.restores),
             "resets_total": _one(counters.resets),

@@ -72,7 +72,8 @@ def describe_stall(relay: Relay, now: float) -> str:
     return "; ".join(parts) + relay.health.silence(now)
 
 
-def _host(client: Client) -> str:
+def host_of(client: Client) -> str:
+    """Where a client is: its address without the port."""
     address = client.address
     return address if address.startswith("unix:") else address.rpartition(":")[0]
 
@@ -80,12 +81,12 @@ def _host(client: Client) -> str:
 def _who(client: Client | None) -> str:
     if client is None:
         return "a client that has left"
-    return f"{_host(client)} {client.program or f'account {client.user}'}"
+    return f"{host_of(client)} {client.program or f'account {client.user}'}"
 
 
 def process_of(client: Client) -> tuple[str, str] | None:
     """Which process a client belongs to, if it has told us: with its id, a program is one on its host."""
-    return (_host(client), client.program) if re.search(r"pid \d+$", client.program) else None
+    return (host_of(client), client.program) if re.search(r"pid \d+$", client.program) else None
 
 
 def client_state(client: Client) -> str:

@@ -29,6 +29,7 @@ from .certificates import CertificateError, ServerCertificate, ServerTls
 from .connect import Dialer, Silent
 from .control import Control
 from .health import Health
+from .holders import Holders
 from .profile import Profile
 from .stats import Counters
 from .unread import Unread
@@ -104,6 +105,7 @@ class Relay:
         server_tls = ServerTls(tls.backend) if tls.backend.mode != "disabled" else None
         self.dialer = Dialer(self.address, server_tls, Silent(self.spawn))
         self.watch = Watch(self)
+        self.holders = Holders(self)
         cap = config.pool.max_connections
         self.registry = Registry(
             AUTO_START if cap == "auto" else cap,
@@ -211,6 +213,7 @@ class Relay:
         upload.look(self.backends, now)
         self.registry.forget_unused()
         self.watch.look(now)
+        self.holders.look(now)
         self.accounts.forget_expired()
         self._refresh_certificate()
         if self.profile.learned and now - self._learned_at >= LEARN_EVERY and self.registry.shares.holding:
@@ -357,7 +360,7 @@ class Relay:
 
     def _close_backend(self, backend: Backend, reason: str) -> None:
         """The registry wants it closed: an idle one, whose last client may still ask for its soft state."""
-        if not soft.capture_before_close(backend, lambda: backend.close(reason)):
+        if not soft.capture(backend, lambda: backend.close(reason)):
             backend.close(reason)
 
     def backend_closing(self, backend: Backend) -> None:
@@ -425,6 +428,10 @@ class Relay:
     def pinned_sessions(self) -> dict[str, int]:
         """How many sessions have each pin reason."""
         return numbers.pinned_sessions(self.clients.values())
+
+    def holder_counts(self) -> dict[str, int]:
+        """How many holders there are of each kind."""
+        return self.holders.counts()
 
     def prepared_statements(self) -> dict[str, int]:
         """How many prepared statements clients and backends have."""

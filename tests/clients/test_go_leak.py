@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -12,27 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Proxy, cannot_run
+from tests.conftest import Proxy
 from tests.servers import Server
 
-SOURCE = Path(__file__).parent / "go" / "leak" / "main.go"
-GOPATH = Path("/usr/share/gocode")
 DEADLINE = 60
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled program. The Go tools put their cache where they like, so that only the first build is slow."""
-    go = shutil.which("go")
-    if go is None or not (GOPATH / "src/github.com/go-sql-driver/mysql").is_dir():
-        cannot_run("Go or go-sql-driver is not on this machine (`make test` installs them)")
-    binary = tmp_path_factory.mktemp("go") / "leak"
-    environment = os.environ | {"GO111MODULE": "off", "GOPATH": str(GOPATH), "GOFLAGS": ""}
-    built = subprocess.run(
-        [go, "build", "-o", binary, SOURCE], env=environment, capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stderr
-    return binary
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +30,9 @@ def crowded(server: Server) -> Iterator[Server]:
     server.execute(f"SET GLOBAL max_connections = {allowed}", "DROP TABLE test.leak")
 
 
-def _run(program: Path, port: int, *flags: str) -> dict[str, int]:
+def _run(go_leak: Path, port: int, *flags: str) -> dict[str, int]:
     dsn = f"app:app-secret@tcp(127.0.0.1:{port})/test"
-    done = subprocess.run([program, "-dsn", dsn, *flags], capture_output=True, text=True, timeout=DEADLINE, check=False)
+    done = subprocess.run([go_leak, "-dsn", dsn, *flags], capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode in (0, 1), done.stderr
     pairs = (word.partition("=") for word in done.stdout.split())
     return {name: int(value) for name, _, value in pairs}
@@ -86,19 +67,19 @@ class _Watch:
         self._thread.join()
 
 
-def test_straight_at_the_server_the_leak_uses_up_its_connections(program: Path, crowded: Server) -> None:
-    result = _run(program, crowded.port)
+def test_straight_at_the_server_the_leak_uses_up_its_connections(go_leak: Path, crowded: Server) -> None:
+    result = _run(go_leak, crowded.port)
     assert 0 < result["succeeded"] <= 101, result
     assert result["succeeded"] + result["error_1040"] == 300, result
 
 
 @pytest.mark.parametrize(("interpolate", "read"), [("false", 1), ("true", 0)], ids=["prepared", "text"])
 def test_through_the_proxy_every_query_of_the_leak_succeeds(
-    program: Path, crowded: Server, proxy: Callable[..., Proxy], interpolate: str, read: int
+    go_leak: Path, crowded: Server, proxy: Callable[..., Proxy], interpolate: str, read: int
 ) -> None:
     pooler = proxy(crowded, max_connections=8)
     with _Watch(crowded) as watch:
-        result = _run(program, pooler.port, f"-read={read}", f"-interpolate={interpolate}")
+        result = _run(go_leak, pooler.port, f"-read={read}", f"-interpolate={interpolate}")
     assert result == {"iterations": 300, "succeeded": 300, "open": 300}
     assert watch.looks > 0
     assert 0 < watch.most <= 8

@@ -213,6 +213,26 @@ def pinned(context: Context, _: str) -> Iterator[Row]:
             yield name, sessions, total, PIN_WORDS[bit]
 
 
+HOLDERS = (
+    Column("kind", "text", "What it does, as in `mybouncer_holders` and the keys of `[holders]`."),
+    Column("account", "text", "The MySQL user."),
+    Column("host", "text", "Where it comes from."),
+    Column("program", "text", "What it says it is: program and process. Empty: all clients of that account and host."),
+    Column("connections", "int", "How many of its clients do it now."),
+    Column("backends", "int", "How many connections to the server those hold."),
+    Column("seconds", "float", "For how long already: the first of them."),
+    Column("statement", "text", "The last statement of one of them, without its data."),
+    Column("cause", "text", "In words, and what it probably comes from."),
+)
+
+
+def holders(context: Context, _: str) -> Iterator[Row]:
+    """Who keeps connections for suspiciously long, who holds most first."""
+    for one in context.relay.holders.current():
+        clients, seconds = len(one.clients), round(one.seconds, 1)
+        yield one.kind, one.account, one.host, one.program, clients, one.leases, seconds, one.statement, one.cause
+
+
 ACCOUNTS = (
     Column("account", "text", "A MySQL user; those in use now."),
     Column("clients", "int", "Its clients."),

@@ -9,6 +9,7 @@ import (
 	"database/sql"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"sort"
 
@@ -21,6 +22,7 @@ func main() {
 	query := flag.String("query", "SELECT id, v FROM leak WHERE id >= ?", "a query with one argument")
 	read := flag.Int("read", 1, "how many rows to read of each result")
 	interpolate := flag.Bool("interpolate", false, "put the argument into the text instead of preparing")
+	hold := flag.Bool("hold", false, "keep everything open until stdin ends")
 	flag.Parse()
 
 	config, err := mysql.ParseDSN(*dsn)
@@ -34,7 +36,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "leak:", err)
 		os.Exit(2)
 	}
-	succeeded, open, failed := leak(db, *query, *iterations, *read)
+	succeeded, open, failed := leak(db, *query, *iterations, *read, *hold)
 	fmt.Printf("iterations=%d succeeded=%d open=%d", *iterations, succeeded, open)
 	codes := make([]int, 0, len(failed))
 	for code := range failed {
@@ -51,7 +53,7 @@ func main() {
 }
 
 // leak holds every result open until it returns; open is how many connections that took.
-func leak(db *sql.DB, query string, iterations, read int) (succeeded, open int, failed map[uint16]int) {
+func leak(db *sql.DB, query string, iterations, read int, hold bool) (succeeded, open int, failed map[uint16]int) {
 	failed = map[uint16]int{}
 	for i := 0; i < iterations; i++ {
 		rows, err := db.Query(query, i)
@@ -65,6 +67,9 @@ func leak(db *sql.DB, query string, iterations, read int) (succeeded, open int, 
 			continue
 		}
 		succeeded++
+	}
+	if hold {
+		io.Copy(io.Discard, os.Stdin)
 	}
 	return succeeded, db.Stats().OpenConnections, failed
 }
