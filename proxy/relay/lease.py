@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from proxy.pool.queue import QueueFull, Waiter
 from proxy.session import pins
-from proxy.session.state import NEEDS_FRESH, restore_after_reset, restore_commands
+from proxy.session.state import NEEDS_FRESH, forgets, restore_after_reset, restore_commands
 from proxy.session.verdict import KEEPS_DIAGNOSTICS, NEED_INSERT_ID, PINS_ON_SUCCESS
 from proxy.wire import constants as c
 from proxy.wire.packets import Err
@@ -149,7 +149,7 @@ def send(client: Client, backend: Backend) -> None:
 def prepare(client: Client, backend: Backend) -> None:
     """Bring the backend into the client's state, then send its command."""
     takes_reset = _takes_reset(backend, client.settings)
-    if takes_reset and not release.resettable(backend):
+    if not release.resettable(backend) and (takes_reset or _takes_defaults(backend, client.settings)):
         _exchange(client, backend)
         return
     needs = client.verdict.needs
@@ -256,8 +256,13 @@ def _takes_reset(backend: Backend, want: Settings) -> bool:
     return have is not None and restore_commands(have, want) is None
 
 
+def _takes_defaults(backend: Backend, want: Settings) -> bool:
+    have = backend.settings
+    return have is not None and have is not want and forgets(have, want)
+
+
 def _exchange(client: Client, backend: Backend) -> None:
-    """Close a backend that only a reset could bring into the client's settings, and get another one."""
+    """Close a backend that only a login could bring into the client's settings, and get another one."""
     client.backend = None
     backend.client = None
     if not soft.capture(backend, lambda: backend.close("cannot_reset")):

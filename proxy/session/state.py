@@ -4,8 +4,9 @@ Law:
 * two equal settings are the same object: compare with `is`. A `Settings` never changes;
 * `SettingsTable.apply` takes what trackers reported of one answer and gives the value after it, plus flags for what a
   report cannot say or must not be replayed (pins, an unknown collation, a schema that is gone);
-* a restore never guesses. What cannot be taken back by name needs COM_RESET_CONNECTION (None); what no command takes
-  back needs another backend (NEEDS_FRESH);
+* a restore never guesses. A variable that the other session has not set becomes what a login or a reset would make of
+  it, its global value. What might not let itself be taken back by name needs COM_RESET_CONNECTION (None); what no
+  command takes back needs another backend (NEEDS_FRESH);
 * the text of a restore is read alike in every sql_mode and in every charset a client may have, because the backend
   reads it in the state that is being left.
 """
@@ -60,7 +61,10 @@ _NOISE: Final = frozenset(
     )
 )
 _ON: Final = frozenset((b"ON", b"1", b"TRUE"))
-_TIMESTAMP: Final = b"timestamp"
+# As long as they hold, even the SET that ends them may fail.
+_HOSTILE: Final = frozenset((b"max_session_mem_used", b"max_statement_time"))
+# What MySQL makes of `SET SESSION x = DEFAULT` is not the global value.
+_WRONG_DEFAULT: Final = frozenset((b"external_table_secondary_storage_engine", b"foreign_key_checks", b"unique_checks"))
 _SQL_MODE: Final = b"sql_mode"
 _NUMBER: Final = re.compile(rb"-?\d{1,20}(?:\.\d{1,9})?\Z")
 # Printable ASCII without a quote or a backslash reads the same everywhere.
@@ -240,6 +244,11 @@ def restore_commands(have: Settings, want: Settings) -> tuple[bytes, ...] | None
     return plan
 
 
+def forgets(have: Settings, want: Settings) -> bool:
+    """Whether a session in `want` has not set a variable that is set in `have`."""
+    return not dict(have.variables).keys() <= dict(want.variables).keys()
+
+
 def restore_after_reset(want: Settings, have_schema: bytes | None) -> tuple[bytes, ...]:
     """The commands that bring a backend just reset into `want`; everything is named, since a reset takes globals.
 
@@ -271,11 +280,9 @@ def _plan(have: Settings, want: Settings) -> tuple[bytes, ...] | None:
     if have.autocommit != want.autocommit:
         items.append(_autocommit_item(want))
     items += [_variable_item(name, value) for name, value in want.variables if had.get(name) != value]
-    lost = had.keys() - wanted.keys()
-    if lost == {_TIMESTAMP}:
-        items.append(b"SESSION timestamp=DEFAULT")  # the one variable whose default is not a value
-    elif lost:
+    if any(name in had and had[name] != wanted.get(name) for name in _HOSTILE):
         return None
+    items += [_default_item(name) for name, _ in have.variables if name not in wanted]
     commands = [_COM_QUERY + b"SET " + b",".join(items)] if items else []
     if have.multi_statements != want.multi_statements:
         commands.append(_multi_statements(want))
@@ -306,6 +313,12 @@ def _variable_item(name: bytes, value: bytes) -> bytes:
         raise ValueError(f"not the name of a variable: {name!r}")
     bare = _NUMBER.match(value) or (name == b"system_versioning_asof" and value == b"DEFAULT")
     return b"SESSION " + name + b"=" + (value if bare else quote(value))
+
+
+def _default_item(name: bytes) -> bytes:
+    if not _NAME.match(name):
+        raise ValueError(f"not the name of a variable: {name!r}")
+    return b"SESSION " + name + (b"=@@GLOBAL." + name if name in _WRONG_DEFAULT else b"=DEFAULT")
 
 
 def _multi_statements(want: Settings) -> bytes:

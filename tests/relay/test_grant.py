@@ -71,12 +71,25 @@ def test_a_restore_that_fails_is_the_clients_error_and_the_backend_is_never_used
     assert server.slot == "free"
 
 
-def test_a_variable_that_must_be_dropped_takes_a_reset_in_the_same_write(world: World):
+def test_a_variable_that_must_be_dropped_becomes_the_global_one(world: World):
     tuned = world.app()
     server = world.settled(tuned)
     tuned.query(b"SET SESSION sort_buffer_size = 65536")
     server.take()
     server.ok(trackers=trackers(variable(b"sort_buffer_size", b"65536")))
+    plain = world.app()
+    plain.query(b"SELECT 1")
+    assert server.take() == [query(b"SET SESSION sort_buffer_size=DEFAULT")]
+    server.ok()
+    assert server.take() == [query(b"SELECT 1")]
+
+
+def test_a_variable_that_can_make_a_set_fail_takes_a_reset_in_the_same_write(world: World):
+    tuned = world.app()
+    server = world.settled(tuned)
+    tuned.query(b"SET SESSION max_statement_time = 0.01")
+    server.take()
+    server.ok(trackers=trackers(variable(b"max_statement_time", b"0.01")))
     tuned.take()
     plain = world.app()
     plain.query(b"SELECT 1")
@@ -90,7 +103,7 @@ def test_a_variable_that_must_be_dropped_takes_a_reset_in_the_same_write(world: 
     assert server.take() == [query(b"SELECT 1")]
     server.rows(b"1")
     tuned.query(b"SELECT 2")
-    assert server.take() == [query(b"SET SESSION sort_buffer_size=65536")]
+    assert server.take() == [query(b"SET SESSION max_statement_time=0.01")]
     server.ok()
     assert server.take() == [query(b"SELECT 2")]
     server.rows(b"2")

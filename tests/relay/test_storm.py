@@ -142,8 +142,8 @@ class Simulated:
             self.row_count = -1
             return frame(build_err(1064, "42000", text[4:]), 1)
         changes = b""
-        if found := re.search(rb"(?<!session_track_)time_zone ?= ?'(.*?)'", text):
-            self.zone = found[1]
+        if found := re.search(rb"(?<!session_track_)time_zone ?= ?(?:'(.*?)'|DEFAULT)", text):
+            self.zone = found[1] or b"SYSTEM"
             changes = trackers(variable(b"time_zone", self.zone))
         assert text.startswith((b"DO (", b"SET SESSION ", b"SET NAMES ", b"SET time_zone", b"SET session_track")), text
         return self._ok(trackers=changes)

@@ -18,6 +18,7 @@ from proxy.session.state import (
     SCHEMA_GONE,
     Settings,
     SettingsTable,
+    forgets,
     quote,
     restore_after_reset,
     restore_commands,
@@ -61,7 +62,8 @@ class Server:
                 self.variables[b"collation_connection"] = names[2]
                 text = text[names.end() :]
             item = re.compile(
-                rb"SESSION (\w+)=(?:'([^'\\]*)'|_utf8mb4 x'([0-9a-f]*)'|(NULL)|(DEFAULT)|(-?[\d.]+))(?:,|\Z)"
+                rb"SESSION (\w+)="
+                rb"(?:'([^'\\]*)'|_utf8mb4 x'([0-9a-f]*)'|(NULL)|(DEFAULT|@@GLOBAL\.\1)|(-?[\d.]+))(?:,|\Z)"
             )
             while text:
                 match = item.match(text)
@@ -91,7 +93,8 @@ VALUES = st.one_of(
     ),
     st.binary(max_size=12),
 )
-NAMES = st.sampled_from([b"sql_mode", b"time_zone", b"timestamp", b"sort_buffer_size", b"foreign_key_checks"])
+HOSTILE = b"max_statement_time"
+NAMES = st.sampled_from([b"sql_mode", b"time_zone", b"timestamp", b"sort_buffer_size", b"foreign_key_checks", HOSTILE])
 SETTINGS = st.builds(
     lambda schema, client, results, collation, autocommit, multi, variables: TABLE.make(
         schema, client, results, collation, autocommit, multi, list(variables.items())
@@ -109,12 +112,12 @@ SETTINGS = st.builds(
 @given(SETTINGS, SETTINGS)
 def test_a_restore_reaches_what_is_wanted_or_says_why_not(have: Settings, want: Settings) -> None:
     plan = restore_commands(have, want)
-    lost = dict(have.variables).keys() - dict(want.variables).keys()
+    assert forgets(have, want) == bool(dict(have.variables).keys() - dict(want.variables).keys())
     if have is want:
         assert plan == ()
     elif have.schema is not None and want.schema is None:
         assert plan is NEEDS_FRESH
-    elif lost - {b"timestamp"}:
+    elif have.value(HOSTILE) not in (None, want.value(HOSTILE)):
         assert plan is None
     else:
         assert plan is not None
@@ -239,14 +242,25 @@ def test_what_must_not_be_replayed_pins_and_is_not_recorded(name: bytes, value: 
     assert flags & PIN_MASK == pin
 
 
-def test_a_timestamp_can_be_taken_back_and_nothing_else() -> None:
+def test_what_the_other_session_has_not_set_goes_back_to_what_a_login_makes_of_it() -> None:
     plain = TABLE.make()
     frozen, _ = TABLE.apply(plain, [(0, b"timestamp", b"5.500000")], True)
     assert restore_commands(plain, frozen) == (b"\x03SET SESSION timestamp=5.500000",)
     assert restore_commands(frozen, plain) == (b"\x03SET SESSION timestamp=DEFAULT",)
     assert TABLE.without(frozen, b"timestamp") is plain
-    mode, _ = TABLE.apply(plain, [(0, b"sql_mode", b"ANSI_QUOTES")], True)
-    assert restore_commands(mode, plain) is None
+    several, _ = TABLE.apply(plain, [(0, b"sql_mode", b"ANSI_QUOTES"), (0, b"unique_checks", b"OFF")], True)
+    assert restore_commands(several, plain) == (
+        b"\x03SET SESSION sql_mode=DEFAULT,SESSION unique_checks=@@GLOBAL.unique_checks",
+    )
+
+
+@pytest.mark.parametrize("value", [b"0.000001", None])
+def test_what_can_make_a_set_fail_is_ended_by_a_reset(value: bytes | None) -> None:
+    plain = TABLE.make()
+    hostile, _ = TABLE.apply(plain, [(0, b"max_statement_time", b"0.000002")], True)
+    other = plain if value is None else TABLE.apply(plain, [(0, b"max_statement_time", value)], True)[0]
+    assert restore_commands(hostile, other) is None
+    assert restore_commands(plain, hostile) == (b"\x03SET SESSION max_statement_time=0.000002",)
 
 
 def test_a_null_result_charset_is_restored_as_null() -> None:
