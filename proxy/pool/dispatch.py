@@ -169,7 +169,9 @@ class Dispatch:
         if maximum is not None and account.slots > maximum:
             return "over_account_cap"
         if now >= backend.retire_at:
-            return "max_lifetime"
+            if backend.retire_at:
+                return "max_lifetime"
+            return "paused" if budget.throttle.paused else "reconnect"
         return None
 
     def _serve(self, now: float) -> bool:

@@ -141,7 +141,7 @@ class Relay:
         self.profile.greeting = greeting
         if first:
             self.classifier = Classifier(greeting.is_mariadb, self.config.session.trusted_functions)
-            self.log.info("server seen", server=self.address.label, version=greeting.version.decode("utf-8", "replace"))
+            self.log.info("server seen", server=self.address.label, version=greeting.server_version)
             self.on_server_seen()
 
     async def drain(self, seconds: float) -> None:

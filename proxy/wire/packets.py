@@ -80,6 +80,11 @@ class Greeting:
         """MariaDB leaves bit 0 clear, or says its name in the version (A.1)."""
         return not self.capabilities & c.CLIENT_LONG_PASSWORD or b"MariaDB" in self.version
 
+    @property
+    def server_version(self) -> str:
+        """The version for people: without what MariaDB puts before it for old replicas (A.1)."""
+        return self.version.decode("utf-8", "replace").removeprefix("5.5.5-")
+
     @classmethod
     def parse(cls, data: bytes) -> Greeting:
         if not data or data[0] != 10:

@@ -353,6 +353,18 @@ def test_idle_and_old_backends_are_retired():
     assert world.reasons[-1] == "max_lifetime"
 
 
+def test_a_lent_backend_that_is_to_be_replaced_says_why_it_was_closed():
+    world = World(2, max_lifetime=100.0)
+    pool = world.pool()
+    first, second = world.idle(pool, 2)
+    assert {world.acquire(pool), world.acquire(pool)} == {first, second}
+    world.registry.replace([first], "reconnect")
+    world.registry.release(first)
+    world.registry.pause([second])
+    world.registry.release(second)
+    assert world.reasons == ["reconnect", "paused"]
+
+
 def test_a_backend_that_the_server_suffers_for_less_is_retired_before():
     world = World(2)
     long, short = world.idle(world.pool(), 2)

@@ -123,6 +123,7 @@ def test_the_greeting_of_mariadb() -> None:
         b"5.5.5-10.11.19-MariaDB-log", 0x80000005, NONCE, 8, 2, 0x1D_81FFF7FE, b"mysql_native_password"
     )
     assert greeting.is_mariadb
+    assert greeting.server_version == "10.11.19-MariaDB-log"
     assert greeting.encode() == MARIADB_GREETING
 
 

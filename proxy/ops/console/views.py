@@ -361,7 +361,7 @@ def version(context: Context, _: str) -> Iterator[Row]:
     """What runs here."""
     greeting = context.relay.profile.greeting
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(context.started_at))
-    server_version = "" if greeting is None else greeting.version.decode("utf-8", "replace")
+    server_version = "" if greeting is None else greeting.server_version
     python = f"{platform.python_implementation()} {platform.python_version()}"
     yield __version__, context.relay.address.label, server_version, python, os.getpid(), started
 
