@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from proxy.config import Config, load
+from proxy.ops.metrics import METRICS
 from proxy.values import parse_duration
 from tests.conftest import ROOT
 from tests.packaging.tools import COMPOSE_FILE, compose, outcome, program, promtool, run
@@ -142,3 +143,14 @@ def test_the_pooler_is_confined_and_lets_a_drain_end(services: dict[str, Any]) -
 
 def test_prometheus_takes_its_configuration() -> None:
     run(promtool(), "check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+
+
+def test_alerts_are_about_metrics_and_labels_that_exist() -> None:
+    known = {description.full_name: description for description in METRICS}
+    (group,) = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]:
+        for name, labels in re.findall(r"(mybouncer_\w+)(?:\{(\w+)=)?", rule["expr"]):
+            description = known[name.removesuffix("_bucket")]
+            assert description.kind == "histogram" or not name.endswith("_bucket")
+            assert not labels or labels in description.labels, rule["alert"]
+        assert rule["labels"]["severity"] in ("page", "ticket")
