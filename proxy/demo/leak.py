@@ -106,19 +106,26 @@ async def wait_until_gone(watch_port: int) -> None:
 
 
 async def _watch(watch_port: int, outcome: Outcome, done: asyncio.Event) -> None:
-    """Keep the peak, with one more look when all are there."""
+    """Keep the peak, with one more look when all are there.
+
+    What counts is there in two looks: MariaDB has a place more, for people with rights, and who is refused there has
+    logged in by then.
+    """
     watcher = await _log_in(Address("127.0.0.1", watch_port), WATCHER, "")
+    before = await _connections(watcher)
     last = False
     while not last:
         last = done.is_set()
-        outcome.peak = max(outcome.peak, await _connections(watcher))
         await asyncio.sleep(_SAMPLE_EVERY)
+        now = await _connections(watcher)
+        outcome.peak = max(outcome.peak, len(before & now))
+        before = now
     _close(watcher)
 
 
-async def _connections(watcher: PacketStream) -> int:
-    rows = await _rows(watcher, f"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = '{USER}'")  # noqa: S608
-    return int(rows[0][0] or 0)
+async def _connections(watcher: PacketStream) -> set[bytes | None]:
+    rows = await _rows(watcher, f"SELECT ID FROM information_schema.PROCESSLIST WHERE USER = '{USER}'")  # noqa: S608
+    return {ident for (ident,) in rows}
 
 
 async def _iterate(port: int, number: int, outcome: Outcome) -> None:
