@@ -46,6 +46,11 @@ def number_row(value: int) -> bytes:
     return lenenc_str(b"%d" % value)
 
 
+def binary_number_row(value: int) -> bytes:
+    """The same in the answer to a COM_STMT_EXECUTE (protocol.md B.4)."""
+    return b"\0\0" + value.to_bytes(8, "little", signed=True)
+
+
 def result_set(
     columns: Sequence[bytes],
     rows: Sequence[bytes],

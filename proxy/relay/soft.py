@@ -116,7 +116,10 @@ def answered(client: Client) -> bool:
 
     Else it has been answered, from what was captured or with an error in words.
     """
-    if client.verdict.local and client.statement is None:
+    statement = client.statement
+    if client.verdict.local and (
+        statement is None or (client.verdict.local == v.SELECT_FOUND_ROWS and not statement.private)
+    ):
         answer(client)
         return True
     lost = client.verdict.needs & (NEED_ROW_COUNT | NEED_FOUND_ROWS | NEED_LAST_BACKEND)
@@ -163,7 +166,8 @@ def answer(client: Client) -> None:
             rows = errors
         else:
             columns = [answers.number_column(verdict.local_label or _COUNT_LABELS[local])]
-            rows = [answers.number_row(number[local])]
+            row = answers.number_row if client.statement is None else answers.binary_number_row
+            rows = [row(number[local])]
     client.row_count = -1
     if not asks_warnings:
         client.found_rows = 1
