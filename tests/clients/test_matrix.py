@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.matrix.run import Absent, Cell, Toolchain
+from tests.clients.matrix.run import TOOLCHAINS, Absent, Cell, Toolchain
 from tests.conftest import Proxy, cannot_run
 from tests.servers import MARIADB_11_8, Server
 
@@ -159,3 +159,10 @@ def test_every_client_logs_in_as_the_matrix_says(
     document = DOCUMENT.read_text().splitlines()
     errors = {key: text for key, text in found.items() if text.startswith(NOT)}
     assert [line for line in lines if line not in document] == [], errors
+
+
+def test_the_matrix_has_a_row_for_each_client_and_transport_and_no_other() -> None:
+    _, _, table = DOCUMENT.read_text().partition(HEAD)
+    rows = [line.split(" | ")[:2] for line in table.partition("\n\n")[0].splitlines()[2:]]
+    wanted = itertools.product((client for toolchain in TOOLCHAINS for client in toolchain.clients), TRANSPORTS)
+    assert sorted((client.removeprefix("| "), transport) for client, transport in rows) == sorted(wanted)
