@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,15 +15,25 @@ from tests.chaos.tags import connect
 from tests.conftest import Proxy
 from tests.live.raw import Raw
 from tests.live.raw import ServerError as Refused
-from tests.servers import Server
+from tests.servers import Server, wait_until
 
 Start = Callable[..., Proxy]
+
+
+def has_stopped(pid: int) -> bool:
+    """Whether every thread stands still. One takes the signal and stops the others: until then, they go on."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended in the meantime
+            if (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
+                return False
+    return True
 
 
 @contextlib.contextmanager
 def stopped(server: Server) -> Iterator[None]:
     os.kill(server.pid, signal.SIGSTOP)
     try:
+        wait_until(lambda: has_stopped(server.pid), 10.0, "the server stands still")
         yield
     finally:
         os.kill(server.pid, signal.SIGCONT)
