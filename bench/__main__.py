@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="compare: one configuration, 30 s, nothing written")
     parser.add_argument("--workload", choices=WORKLOADS, action="append", help="compare, profile: repeatable")
     parser.add_argument("--through", choices=TARGETS, action="append", help="compare: repeatable")
-    parser.add_argument("--against", metavar="REV", help="compare: also another revision, and this one's multiples")
+    parser.add_argument(
+        "--against", metavar="REV|KEY=VALUE", help="compare: also another revision, or setting, and the multiples of it"
+    )
     parser.add_argument("--unpinned", action="store_true", help="leave it to the scheduler who runs on which core")
     parser.add_argument("--clients", type=int, action="append", help="how many; for compare repeatable")
     parser.add_argument("--seconds", type=int, help="compare, tls, profile: length of one run")

@@ -82,7 +82,9 @@ def compare(
     rounds: int = 4,
     quick: bool = False,
 ) -> Report:
-    """Measure and return the tables; nothing is written. `against` is another revision, measured as well."""
+    """Measure and return the tables; nothing is written. `against` is measured as well: another revision, or this
+    one with another setting.
+    """
     others = OtherWork()
     cases = [
         (name, count)
@@ -133,7 +135,7 @@ def _who_runs_where() -> str:
 def start(
     targets: Iterable[str], against: str | None, backend: Server, stack: contextlib.ExitStack
 ) -> Iterator[Middle]:
-    """Start what stands in the middle; the other revision comes last."""
+    """Start what stands in the middle; what it is measured against comes last."""
     url = backend.url
     for target in targets:
         if target == "direct":
@@ -142,7 +144,10 @@ def start(
             yield primed(stack.enter_context(haproxy(backend.port)))
         else:
             yield primed(stack.enter_context(mybouncer(url, BACKENDS)))
-    if against:
+    if against and "=" in against:
+        key, _, value = against.partition("=")
+        yield primed(stack.enter_context(mybouncer(url, BACKENDS, name=against, **{key.replace(".", "__"): value})))
+    elif against:
         root = stack.enter_context(checkout(against))
         yield primed(stack.enter_context(mybouncer(url, BACKENDS, name=commit(against), root=root)))
 
@@ -218,7 +223,7 @@ def _wanted(flavour: str, runs: Runs, case: Case) -> str:
 
 
 def _against(runs: Runs, other: str) -> Table:
-    """This checkout as a multiple of another revision."""
+    """This checkout as a multiple of another revision, or of itself with another setting."""
     table = Table(f"Against {other}", ("workload, clients", "time", "p99", "CPU", f"at most {SLOWER}×"))
     for case in runs.cases():
         time, p99, cpu = (runs.times(case, "mybouncer", other, what) for what in ("time", "p99_ms", "cpu"))

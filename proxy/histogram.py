@@ -11,13 +11,16 @@ stored beside it.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 # 100 µs (a point select on the same host) to 60 s (beyond most timeouts), about three steps per decade.
 SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+
+MAX_NAMES = 1000
+OTHER = "other"
 
 
 class Histogram:
@@ -44,3 +47,28 @@ class Histogram:
 
     def __repr__(self) -> str:
         return f"<Histogram count={self.count} sum={self.sum:.6g}>"
+
+
+class Histograms:
+    """A histogram for each name; past `MAX_NAMES` names the others share one, `OTHER`. They are never forgotten."""
+
+    __slots__ = ("_bounds", "_by_name")
+
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self._bounds = bounds
+        self._by_name: dict[str, Histogram] = {}
+
+    def __getitem__(self, name: str) -> Histogram:
+        histogram = self._by_name.get(name)
+        if histogram is None:
+            if len(self._by_name) >= MAX_NAMES:
+                name = OTHER
+            histogram = self._by_name.setdefault(name, Histogram(self._bounds))
+        return histogram
+
+    def items(self) -> Iterator[tuple[str, Histogram]]:
+        """Names and their histograms, of those that have been asked for."""
+        return iter(self._by_name.items())
+
+    def __len__(self) -> int:
+        return len(self._by_name)

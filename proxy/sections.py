@@ -141,6 +141,7 @@ class ConsoleConfig(Section):
     address: AddressOrOff = _default("off")
     password: Secret = _default("")
     password_file: File = _default("")
+    statements: CountOrZero = _default(200)
 
     def read_password(self) -> str:
         """The port's password, "" for none. Raises OSError if its file cannot be read, or holds a short one."""
@@ -172,6 +173,10 @@ class LogConfig(Section):
         "info"
     )
     format: Annotated[Literal["logfmt", "json"], Allowed('"logfmt" or "json"')] = "logfmt"
+    statements: Annotated[Literal["off", "slow", "sampled"], Allowed('"off", "slow" or "sampled"')] = "off"
+    slow_statement: Duration = _default("1s")
+    sample_every: Duration = _default("10s")
+    sql: Annotated[Literal["digest", "full"], Allowed('"digest" or "full"')] = "digest"
 
 
 class ClientTlsConfig(Section):

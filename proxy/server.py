@@ -54,7 +54,9 @@ class Server:
         def limited(key: str, event: str, **values: Any) -> None:
             limiter(self.log, key, event, **values)
 
-        self.relay = Relay(config, self.log, limited)
+        self.relay = Relay(
+            config, self.log, limited, time.monotonic
+        )  # uvloop's own clock moves a millisecond at a time
         self.relay.descriptors = _descriptor_limit()
         self.listener = Listener(self.relay)
         self.lag = LoopLag(self.relay.stats.loop_lag)

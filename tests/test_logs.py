@@ -67,6 +67,47 @@ def test_a_limited_line_comes_once_per_key_and_interval_and_counts_the_rest() ->
     assert ["suppressed=4" in line for line in out.getvalue().splitlines()] == [False, False, True]
 
 
+def test_what_goes_on_is_written_more_and_more_rarely_and_starts_over_after_a_silence() -> None:
+    out = io.StringIO()
+    configure("info", "logfmt", out)
+    now = 0.0
+    limited = Limiter(10.0, lambda: now)
+    written = []
+    for second in range(24 * 3600):
+        now = float(second)
+        if limited(get_logger(), "down", "server down"):
+            written.append(second)
+    assert written[:5] == [0, 10, 30, 70, 150]
+    assert len(written) < 20
+    assert out.getvalue().count("suppressed=") == len(written) - 1
+    now += Limiter.FORGIVEN
+    assert [limited(get_logger(), "down", "server down") for _ in range(2)] == [True, False]
+    now += 10.0
+    assert limited(get_logger(), "down", "server down")
+
+
+def test_what_happens_now_and_then_is_not_written_each_time() -> None:
+    configure("error", "logfmt", io.StringIO())
+    now = 0.0
+    limited = Limiter(10.0, lambda: now)
+    lines = 0
+    for minute in range(24 * 60):
+        now = 60.0 * minute
+        lines += limited(get_logger(), "pin", "session pinned")
+    assert lines < 20
+
+
+def test_a_value_that_costs_something_is_made_for_lines_that_are_written_only() -> None:
+    out = io.StringIO()
+    configure("info", "logfmt", out)
+    limited = Limiter(10.0, lambda: 0.0)
+    made = []
+    for _ in range(3):
+        limited(get_logger(), "key", "event", statement=lambda: made.append("x") or "made")
+    assert made == ["x"]
+    assert "statement=made" in out.getvalue()
+
+
 def test_keys_of_a_limiter_do_not_fill_memory() -> None:
     configure("error", "logfmt", io.StringIO())
     limited = Limiter(10.0, lambda: 0.0)

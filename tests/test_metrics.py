@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import __version__
-from proxy.histogram import SECONDS, Histogram
+from proxy.histogram import OTHER, SECONDS, Histogram
 from proxy.ops.metrics import METRICS, AccountLabels, Exporter, LoopLag, Renderer
-from proxy.pool.queue import CANCELLED, GRANTED, OTHER, Failure, FailureKind, Waiter
+from proxy.pool.queue import CANCELLED, GRANTED, Failure, FailureKind, Waiter
 from proxy.pool.registry import Registry
 from proxy.relay.stats import Counters
 from proxy.wire import constants

@@ -1,9 +1,10 @@
 """What the pooler says on stderr: a line per event, `key=value` (logfmt) or JSON, ISO timestamps in UTC.
 
-Law: a log line names an event and what it concerns; never a password, a hash, or the text of a statement.
+Law: a log line names an event and what it concerns; never a password, a hash, or (unless `log.sql` says so) the data
+in a statement.
 Keys that could hold a secret are blanked here as a last line of defence. Where clients decide how often
-something happens, use `Limiter`: a line per key per interval, and a count of those left out, so that
-logging never becomes the load.
+something happens, use `Limiter`: fewer and fewer lines per key, and a count of those left out, so that
+logging never becomes the load, and a day of the same fits on a screen.
 """
 
 from __future__ import annotations
@@ -79,32 +80,58 @@ def _plain_keys(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 class Limiter:
-    """At most one line per key and interval; the next line says how many were left out.
+    """For each key a line, then one at growing intervals; each says how many were left out before it.
 
-    Keys are forgotten oldest first beyond `MAX_KEYS`, so that a key made from a client's address cannot
-    fill memory.
+    An interval is twice the one before, from `interval` to `LONGEST` seconds, so that a day of the same is some twenty
+    lines; what has not happened for `FORGIVEN` seconds starts over. Keys are forgotten oldest first beyond `MAX_KEYS`,
+    so that a key made from a client's address cannot fill memory.
     """
 
     MAX_KEYS = 1000
+    LONGEST = 4 * 3600.0
+    FORGIVEN = 3600.0
 
     def __init__(self, interval: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval = interval
         self._clock = clock
-        # key → [when the last line was written, lines left out since], oldest line first
-        self._keys: dict[str, list[float]] = {}
+        self._keys: dict[str, _Repeats] = {}  # the one whose line is oldest first
 
     def __call__(self, logger: Logger, key: str, event: str, *, level: str = "warning", **values: Any) -> bool:
-        """Log `event` unless a line with this key was written in the last interval; whether it was logged."""
+        """Log `event` if it is time for a line with this key; whether it was logged.
+
+        A value may be a function that makes it, for what costs more than a line that is left out should.
+        """
         now = self._clock()
-        last = self._keys.get(key)
-        if last is not None and now - last[0] < self._interval:
-            last[1] += 1
+        repeats = self._keys.get(key)
+        if repeats is None or now - repeats.happened >= self.FORGIVEN:
+            suppressed = 0 if repeats is None else repeats.suppressed
+            repeats = _Repeats(self._interval)
+        elif now - repeats.written >= repeats.interval:
+            suppressed = repeats.suppressed
+            repeats.interval = min(2 * repeats.interval, self.LONGEST)
+        else:
+            repeats.suppressed += 1
+            repeats.happened = now
             return False
-        suppressed = int(self._keys.pop(key)[1]) if last is not None else 0
-        self._keys[key] = [now, 0]
+        repeats.suppressed = 0
+        repeats.written = repeats.happened = now
+        self._keys.pop(key, None)
+        self._keys[key] = repeats
         if len(self._keys) > self.MAX_KEYS:
             del self._keys[next(iter(self._keys))]
+        values = {name: value() if callable(value) else value for name, value in values.items()}
         if suppressed:
             values["suppressed"] = suppressed
         getattr(logger, level)(event, **values)
         return True
+
+
+class _Repeats:
+    """One key: when its event happened last, when it was written, from when on it will be again, how many were not."""
+
+    __slots__ = ("happened", "interval", "suppressed", "written")
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self.happened = self.written = 0.0
+        self.suppressed = 0

@@ -28,8 +28,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.utils import floatToGoString
 
 from proxy import __version__
-from proxy.histogram import Histogram
-from proxy.pool.queue import OTHER
+from proxy.histogram import OTHER, Histogram, Histograms
 from proxy.pool.registry import Registry
 from proxy.relay.stats import Counters
 from proxy.wire import constants
@@ -76,6 +75,8 @@ METRICS = (
     Description("queue_abandoned_total", "counter", (), "Waiting clients that left before their turn."),
     Description("refusals_absorbed_total", "counter", ("code",), "Refusals of the server that no client saw."),
     Description("statements_total", "counter", ("command",), "Commands from clients."),
+    Description("statement_seconds", "histogram", (), "From sending a statement to the end of its answer."),
+    Description("lease_seconds", "histogram", ("account",), "How long clients kept a connection to the server."),
     Description("transactions_total", "counter", (), "Transactions that ended."),
     Description("errors_total", "counter", ("code", "side"), "Errors clients saw, from the server or from us."),
     Description("bytes_total", "counter", ("direction",), "Bytes from and to clients."),
@@ -215,6 +216,7 @@ class Exporter:
             "backend_connect_seconds": {(): Buckets.of(counters.backend_connect_seconds)},
             "backend_closes_total": _by(counters.backend_closes),
             "statements_total": _by_command(counters.commands),
+            "statement_seconds": {(): Buckets.of(counters.statement_seconds)},
             "transactions_total": _one(counters.transactions),
             "errors_total": {(str(code), side): n for (code, side), n in counters.errors.items()},
             "bytes_total": {
@@ -235,27 +237,31 @@ class Exporter:
         }
 
     def _from_pools(self) -> Snapshot:
-        now, queue, label = self._pools.statistics(), self._pools.queue, self._accounts.label
+        now, label = self._pools.statistics(), self._accounts.label
         waiting: Counter[str] = Counter()
         for account in now.accounts:
             waiting[label(account.name)] += account.waiting
-        waits: dict[Labels, Buckets] = {}
-        for name, histogram in queue.waits.items():
-            key, one = (label(name),), Buckets.of(histogram)
-            waits[key] = waits[key] + one if key in waits else one
         return {
             "backends": _by(now.slots, BACKEND_STATES),
             "backends_max": _one(now.cap),
             "backends_effective_max": _one(now.effective),
             "queue_waiting": _by(waiting),
             "queue_oldest_wait_seconds": _one(now.oldest_wait),
-            "queue_wait_seconds": dict(waits),
+            "queue_wait_seconds": self._by_account(self._pools.queue.waits),
+            "lease_seconds": self._by_account(self._pools.leases),
             "queue_grants_total": _one(now.grants),
             "queue_timeouts_total": _one(now.timeouts),
             "queue_rejected_total": _one(now.rejected),
             "queue_abandoned_total": _one(now.abandoned),
             "refusals_absorbed_total": _by(now.refusals_absorbed, REFUSALS),
         }
+
+    def _by_account(self, histograms: Histograms) -> dict[Labels, Value]:
+        found: dict[Labels, Buckets] = {}
+        for name, histogram in histograms.items():
+            key, one = (self._accounts.label(name),), Buckets.of(histogram)
+            found[key] = found[key] + one if key in found else one
+        return dict(found)
 
 
 def _one(value: float) -> dict[Labels, Value]:

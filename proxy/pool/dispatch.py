@@ -44,7 +44,7 @@ class Dispatch:
         self.logins = Logins(self.budget)
         self.shares = Shares(self.budget, quantum)
         self.refusals = Refusals(self.budget, jitter)
-        self.slots = Slots(self.budget, self.shares, self.logins)
+        self.slots = Slots(self.budget, self.shares, self.logins, clock)
         self.queue_timeout_down = queue_timeout_down
         self.max_lifetime = max_lifetime
         self.freed: dict[Any, None] = {}  # backends given back, not yet placed
@@ -80,7 +80,7 @@ class Dispatch:
             self.queue.leave(waiter, GRANTED, now)
             if not waiters:
                 self.shares.left(account)
-            backend.leased_since = now
+            self.slots.lend(backend, now)
             waiter.on_grant(backend)
         finally:
             self._settling = False
@@ -280,9 +280,7 @@ class Dispatch:
         self.queue.grants += 1
         self.logins.had_last = False
         self.leave(waiter, GRANTED, now)
-        if backend.slot != LEASED:
-            self.slots.move(backend, LEASED)
-        backend.leased_since = now
+        self.slots.lend(backend, now)
         self.shares.served(waiter.pool.account)
         waiter.on_grant(backend)
 

@@ -85,6 +85,7 @@ class Account:
     __slots__ = (
         "clients",
         "counts",
+        "leases",
         "leaving",
         "max_connections",
         "name",
@@ -111,7 +112,9 @@ class Account:
         self.promised = 0  # backends being closed so that this account gets their slots
         self.leaving = 0  # backends of this account being closed so that somebody gets their slots
         self.turn_since = 0.0  # since when it has had a slot without interruption
-        self.waits: Histogram | None = None  # the queue's histogram of its waits, once somebody has waited
+        # Its histograms, which outlive it: of the queue's `waits` and the slots' `leases`, once there was one.
+        self.waits: Histogram | None = None
+        self.leases: Histogram | None = None
         self.throttle = Throttle()
 
     @property

@@ -16,18 +16,16 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from proxy.histogram import Histogram
+from proxy.histogram import Histograms
 
 if TYPE_CHECKING:
-    from proxy.pool.pool import Account, Backend, Pool
+    from proxy.pool.pool import Backend, Pool
 
 WAITING, GRANTED, FAILED, CANCELLED = range(4)
 WAITER_STATES = ("waiting", "granted", "failed", "cancelled")
 
 # Upper bounds in seconds of the histograms of waits.
 WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-MAX_HISTOGRAMS = 1000
-OTHER = "other"
 
 
 class FailureKind(Enum):
@@ -134,7 +132,7 @@ class Queue:
         self.timeouts = 0
         self.failed = 0
         self.abandoned = 0
-        self.waits: dict[str, Histogram] = {}  # by account name, of everyone who waited
+        self.waits = Histograms(WAIT_BOUNDS)  # by account name, of everyone who waited
 
     def join(self, waiter: Waiter, now: float) -> None:
         assert waiter.state == WAITING
@@ -153,7 +151,10 @@ class Queue:
         account = pool.account
         del account.waiters[waiter]
         pool.waiting -= 1
-        (account.waits or self._histogram(account)).observe(now - waiter.enqueued_at)
+        waits = account.waits
+        if waits is None:
+            waits = account.waits = self.waits[account.name]
+        waits.observe(now - waiter.enqueued_at)
 
     def set_timeout(self, timeout: float) -> None:
         self.timeout = timeout
@@ -175,12 +176,6 @@ class Queue:
     @property
     def oldest(self) -> Waiter | None:
         return next(iter(self.line), None)
-
-    def _histogram(self, account: Account) -> Histogram:
-        """An account's waits outlive it: it may come again. Past a thousand accounts the others share one."""
-        name = account.name if account.name in self.waits or len(self.waits) < MAX_HISTOGRAMS else OTHER
-        account.waits = self.waits.setdefault(name, Histogram(WAIT_BOUNDS))
-        return account.waits
 
     def __len__(self) -> int:
         return len(self.line)

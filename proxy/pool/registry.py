@@ -20,6 +20,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from math import inf
 from typing import Any
 
+from proxy.histogram import Histograms
 from proxy.pool.budget import CLOSING, FREE, IDLE, LEASED, OPENING, RESETTING, STATES
 from proxy.pool.dispatch import Dispatch
 from proxy.pool.pool import Account, Pool
@@ -162,8 +163,7 @@ class Registry:
             return None
         backend = pool.pick(settings, needs_bare, last, client)
         if backend is not None:
-            self._slots.move(backend, LEASED)
-            backend.leased_since = self._clock()
+            self._slots.lend(backend, self._clock())
         return backend
 
     def release(self, backend: Any) -> None:
@@ -351,6 +351,11 @@ class Registry:
     def waiters(self) -> Iterator[Waiter]:
         """In the order they joined."""
         return iter(self._line)
+
+    @property
+    def leases(self) -> Histograms:
+        """By account name: how long each lease was that has ended."""
+        return self._slots.leases
 
     @property
     def refusals_absorbed(self) -> dict[int, int]:

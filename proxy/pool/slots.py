@@ -1,4 +1,4 @@
-"""The places a backend can be in, and the one function that moves it: `move`.
+"""The places a backend can be in, and the two functions that move it: `lend`, and `move` for all else.
 
 Everything that counts backends is a count of places and is changed here, together: the budget's counts, the account's
 counts, `pool.idle`, `pool.opening`, `shares.holding`. An opening has a slot before it has a backend, hence `take` and
@@ -7,9 +7,11 @@ counts, `pool.idle`, `pool.opening`, `shares.holding`. An opening has a slot bef
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from proxy.pool.budget import FREE, IDLE, OPENING, STATES, Budget
+from proxy.histogram import Histograms
+from proxy.pool.budget import FREE, IDLE, LEASED, OPENING, STATES, Budget
 from proxy.pool.logins import Logins
 from proxy.pool.pool import Account, Pool
 from proxy.pool.shares import Shares
@@ -18,18 +20,30 @@ LOGIN = None  # the party a slot is promised to when it is not an account
 
 
 class Slots:
-    __slots__ = ("_budget", "_logins", "_shares", "promises")
+    __slots__ = ("_budget", "_clock", "_logins", "_shares", "leases", "promises")
 
-    def __init__(self, budget: Budget, shares: Shares, logins: Logins) -> None:
+    def __init__(self, budget: Budget, shares: Shares, logins: Logins, clock: Callable[[], float]) -> None:
         self._budget = budget
         self._shares = shares
         self._logins = logins
         self.promises: dict[Any, Account | None] = {}
+        self.leases = Histograms()  # by account name: how long each lease was, in seconds
+        self._clock = clock
+
+    def lend(self, backend: Any, now: float) -> None:
+        """A lease begins; where the one before has just ended, at once."""
+        if backend.slot == LEASED:
+            self._count_lease(backend, now)
+        else:
+            self.move(backend, LEASED)
+        backend.leased_since = now
 
     def move(self, backend: Any, to: int) -> None:
         before = backend.slot
         pool = backend.pool
-        if before == IDLE:
+        if before == LEASED:
+            self._count_lease(backend, self._clock())
+        elif before == IDLE:
             del pool.idle[backend]
         elif before == OPENING:
             pool.opening -= 1
@@ -83,6 +97,13 @@ class Slots:
         else:
             party.promised -= 1
         return party
+
+    def _count_lease(self, backend: Any, now: float) -> None:
+        account = backend.pool.account
+        leases = account.leases
+        if leases is None:
+            leases = account.leases = self.leases[account.name]
+        leases.observe(now - backend.leased_since)
 
     def _count_out(self, account: Account, before: int) -> None:
         account.counts[before] -= 1

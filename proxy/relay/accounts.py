@@ -106,7 +106,7 @@ class Accounts:
         known = (pool.account.name, settings.schema)
         if known in self._schemas:
             return
-        since = self.relay.loop.time()
+        since = self.relay.clock()
         backend = await self.borrow(pool, settings)
         try:
             answers = await backend.run((bytes((c.COM_INIT_DB,)) + settings.schema,))
@@ -145,7 +145,7 @@ class Accounts:
             try:
                 self.relay.registry.enqueue(waiter)
             except QueueFull:
-                raise WaitOver(self.relay.queue_full, self.relay.loop.time()) from None
+                raise WaitOver(self.relay.queue_full, self.relay.clock()) from None
             self.relay.watch_queue()
             try:
                 backend = await future
@@ -196,7 +196,7 @@ class Accounts:
 
     async def connect(self, pool: Pool, known: Known | Secret) -> Backend:
         """Open a backend, with what is known or what is to be proven, and bring it into a known state."""
-        started = self.relay.loop.time()
+        started = self.relay.clock()
         profile = self.relay.profile
         waiter = next(iter(pool.account.waiters), None)
         wanted = waiter.settings if waiter is not None else None
@@ -225,7 +225,7 @@ class Accounts:
             if greeted:
                 self.relay.seen(greeted[0])
         self.relay.stats.backend_connects += 1
-        self.relay.stats.backend_connect_seconds.observe(self.relay.loop.time() - started)
+        self.relay.stats.backend_connect_seconds.observe(self.relay.clock() - started)
         return backend
 
     async def _introduce(self, backend: Backend, greeting: Greeting, collation_id: int) -> None:

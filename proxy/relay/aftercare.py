@@ -46,12 +46,22 @@ _SERVER_HANGS_UP = _NOT_AGAIN | {c.ER_SERVER_SHUTDOWN, c.ER_CONNECTION_KILLED, c
 def finish(backend: Backend, client: Client | None) -> None:
     """The response of the running command is complete."""
     reader = backend.reader
+    relay = backend.relay
+    now = relay.clock()
+    seconds = now - backend.sent_at
+    if reader.kind == QUERY:
+        relay.stats.statement_seconds.observe(seconds)
     if client is None:
         if reader.error is not None and reader.error.code in _SERVER_HANGS_UP:
             backend.hang_up("server_hung_up")
         else:
             release.reset(backend)
         return
+    statements = relay.statements
+    if client.kind == QUERY:
+        statements.left -= 1
+        if not statements.left or seconds >= statements.long:
+            statements.note(client, backend, reader, now)
     status = reader.status
     statement = client.statement
     if (

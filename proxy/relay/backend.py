@@ -58,6 +58,7 @@ class Backend(asyncio.Protocol):
         "relay",
         "retire_at",
         "running",
+        "sent_at",
         "settings",
         "slot",
         "soft",
@@ -78,7 +79,7 @@ class Backend(asyncio.Protocol):
         self.settings: Settings | None = None
         self.bare = True
         self.last_client: Client | None = None
-        self.idle_since = self.leased_since = 0.0
+        self.idle_since = self.leased_since = self.sent_at = 0.0
         self.wait_timeout = relay.profile.timeouts[b"wait_timeout"]
         self.retire_at = 0.0
         self.transport = transport
@@ -200,6 +201,7 @@ class Backend(asyncio.Protocol):
         """Send a client's command and await a response of `kind`."""
         self.reader.begin(kind, virtual_id)
         self.running = True
+        self.sent_at = self.relay.clock()
         self.transport.write(data)
 
     def run_batch(self, commands: Sequence[bytes], done: Callable[[list[Answer] | None], None]) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .doubt import Doubt
     from .internal import Answer
     from .relay import Relay
+    from .statements import Totals
 
 
 # From here on the transport's buffer counts as read-ahead.
@@ -76,6 +77,8 @@ class Client(asyncio.Protocol):
         "libmariadb",
         "looping",
         "next_statement_id",
+        "noted",
+        "noted_for",
         "one_shot_transaction",
         "packet",
         "paused",
@@ -102,6 +105,8 @@ class Client(asyncio.Protocol):
         "upload",
         "user",
         "verdict",
+        "waited",
+        "waited_for",
         "waiter",
     )
 
@@ -120,9 +125,13 @@ class Client(asyncio.Protocol):
         self.address = self.program = ""
         self.libmariadb = False
         self.user = pool.account.name
-        self.connected_at = self.idle_since = relay.loop.time()
+        self.connected_at = self.idle_since = relay.clock()
         self.said: Prepared | bytes = b""  # the last command sent to the server, or its beginning
         self.sent = 0  # how many were
+        self.waited = 0.0  # seconds in the queue, for the one of this number
+        self.waited_for = 0
+        self.noted: tuple[Totals, int] | None = None  # what the one of this number was counted in, and its weight
+        self.noted_for = 0
         self.backend: Backend | None = None
         self.last: Backend | None = None
         self.waiter: Waiter | None = None
@@ -314,7 +323,10 @@ class Client(asyncio.Protocol):
 
     def granted(self, backend: Backend) -> None:
         """The queue has a backend for us."""
-        self.waiter = None
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            self.waited = backend.leased_since - waiter.enqueued_at
+            self.waited_for = self.sent + 1
         self.backend = backend
         backend.client = self
         if self.kind == lease.RESERVE:

@@ -71,7 +71,7 @@ class Credentials:
         return any(known.secret.same(secret) for known in self._fresh(user))
 
     def _fresh(self, user: bytes) -> list[Known]:
-        since = self._relay.loop.time() - self._relay.config.auth.cache_ttl
+        since = self._relay.clock() - self._relay.config.auth.cache_ttl
         return [
             known
             for known in self._known.get(user, ())
@@ -102,11 +102,11 @@ class Credentials:
 
     def doubt_all(self) -> None:
         """Somebody may have changed a password: every login is proven again."""
-        self._doubted_at = self._relay.loop.time()
+        self._doubted_at = self._relay.clock()
 
     def forget_expired(self) -> None:
         """Let go of secrets that nobody has needed for `auth.cache_ttl`."""
-        since = self._relay.loop.time() - self._relay.config.auth.cache_ttl
+        since = self._relay.clock() - self._relay.config.auth.cache_ttl
         accounts = self._relay.registry.accounts
         for user, known in list(self._known.items()):
             if known[0].proven_at < since and not _needed(accounts.get(user.decode("utf-8", "surrogateescape"))):

@@ -48,7 +48,7 @@ class Health:
 
     def answered(self) -> None:
         """The server has said something."""
-        self._answered_at = now = self._relay.loop.time()
+        self._answered_at = now = self._relay.clock()
         self._unanswered_since = None
         since, self._down_since = self._down_since, None
         if since is not None:
@@ -58,7 +58,7 @@ class Health:
     def failed(self, exc: Exception) -> None:
         """The server could not be reached, or has vanished."""
         self.last_error = str(exc) or "timed out"
-        self._failed_at = self._relay.loop.time()
+        self._failed_at = self._relay.clock()
         label = self._relay.address.label
         if self._down_since is None:  # every outage is told, and its end
             self._down_since = self._failed_at
@@ -87,14 +87,14 @@ class Health:
         relay = self._relay
         if relay.draining:
             return False, "draining"
-        now = relay.loop.time()
+        now = relay.clock()
         stale = self._failed_at >= self._answered_at or now - self._answered_at >= ASK_EVERY
         if stale and self._may_ask(now):
             self._ask_somebody(now)
         if self._question is not None:
             await asyncio.wait((self._question,), timeout=PATIENCE)
         if self._question is not None:
-            return False, f"the server has not answered for {relay.loop.time() - self._asked_at:.1f} s"
+            return False, f"the server has not answered for {relay.clock() - self._asked_at:.1f} s"
         if self._failed_at >= self._answered_at:
             return False, self.down_text()
         return True, "ok"

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.session import pins
-from proxy.session.digest import digest
 from proxy.wire import constants as c
 
 from . import numbers
-from .prepared import Prepared
+from .said import last_text, shown
 
 if TYPE_CHECKING:
     from .client import Client
@@ -38,7 +37,6 @@ KINDS = (IN_TRANSACTION, PINNED, RUNNING, UNREAD, UPLOAD, UNUSED, PREPARED)
 
 _AT_REST = 2.0  # seconds after which a new connection that does nothing is one that does nothing
 _USED_ONCE = 4  # commands: a driver's own first ones, a statement prepared and executed
-_HEAD = 5  # bytes before the text in a packet
 
 Process = tuple[str, str, str]  # host, program, account
 
@@ -148,7 +146,7 @@ class Holders:
             holder.clients = [client for client, _ in members]
             holder.most = max(holder.most, len(members))
             holder.seconds = now - holder.since
-            holder.statement = said(holder.clients[0])
+            holder.statement = shown(holder.clients[0])
             holder.cause = _cause(holder)
             if known is None:
                 self._holders[kind, process] = holder
@@ -184,13 +182,6 @@ class Holders:
                 self._relay.spawn(self._relay.control.end_client(client))
 
 
-def said(client: Client) -> str:
-    """A client's last statement, without its data."""
-    last = bytes(client.large[:1024]) if client.large is not None else client.said
-    text = last.text if isinstance(last, Prepared) else last[_HEAD:]
-    return digest(text, client.lex_mode())
-
-
 def _process(client: Client) -> Process:
     return numbers.host_of(client), client.program, client.user
 
@@ -199,9 +190,7 @@ def _used_once(client: Client) -> bool:
     """Whether it does nothing after one statement that read from a table."""
     if client.backend is not None or client.busy or not 0 < client.sent <= _USED_ONCE:
         return False
-    last = client.said
-    text = last.text if isinstance(last, Prepared) else last[_HEAD:]
-    return client.verdict.kind in (b"select", b"with", b"execute") and b"from" in text.lower()
+    return client.verdict.kind in (b"select", b"with", b"execute") and b"from" in last_text(client).lower()
 
 
 def _cause(holder: Holder) -> str:

@@ -64,6 +64,8 @@ def start(client: Client) -> None:
             return
         client.backend = backend
         backend.client = client
+    else:
+        client.relay.statements.idled(client)
     ready(client, backend)
 
 

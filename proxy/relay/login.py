@@ -88,7 +88,7 @@ async def log_in(relay: Relay, sock: socket.socket, early: bytes, greeting: Gree
     tls = certificate.connection() if certificate is not None and secure else None
     if tls is not None:
         tls.set_protocol(stream)
-    started = relay.loop.time()
+    started = relay.clock()
     try:
         below: asyncio.Protocol = stream if tls is None else tls
         await relay.loop.connect_accepted_socket(lambda: below, sock)
@@ -98,7 +98,7 @@ async def log_in(relay: Relay, sock: socket.socket, early: bytes, greeting: Gree
         return
     login = _Login(relay, stream, greeting, address, tls)
     if await _guard(login, login.run()):
-        relay.stats.login_seconds.observe(relay.loop.time() - started)
+        relay.stats.login_seconds.observe(relay.clock() - started)
 
 
 async def change_user(
@@ -119,7 +119,7 @@ async def change_user(
 async def _guard(login: _Login, steps: Coroutine[Any, Any, None]) -> bool:
     """Run the steps of a login; True if they led to a session. Else the client has been told why."""
     relay, stream, address = login.relay, login.stream, login.address
-    since = relay.loop.time()
+    since = relay.clock()
     task = asyncio.current_task()
     assert task is not None
     stream.on_gone = task.cancel  # whatever it waits for: nobody needs it any more

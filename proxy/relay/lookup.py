@@ -45,14 +45,14 @@ class Lookup:
 
     def forget_expired(self) -> None:
         """Let go of what would be read again anyway."""
-        since = self._relay.loop.time() - self._relay.config.auth.cache_ttl
+        since = self._relay.clock() - self._relay.config.auth.cache_ttl
         self._found = {user: found for user, found in self._found.items() if found[0] > since}
 
     async def hashes(self, user: bytes) -> Hashes | None:
         """The hashes that accounts of this name have, whatever their host; None if they could not be read."""
         relay = self._relay
         read_at, hashes = self._found.get(user, (float("-inf"), ()))
-        if relay.loop.time() - read_at < relay.config.auth.cache_ttl or not _possible(user):
+        if relay.clock() - read_at < relay.config.auth.cache_ttl or not _possible(user):
             return hashes
         asked = self._asked.get(user)
         if asked is None:
@@ -115,7 +115,7 @@ class Lookup:
         found: dict[bytes, list[bytes]] = {}
         for name, *rest in rows:
             found.setdefault(name.encode(), []).extend(_of_mariadb(rest[0]) if mariadb else _of_plugin(*rest))
-        now = self._relay.loop.time()
+        now = self._relay.clock()
         for user in users:
             hashes = tuple(found.get(user, ()))
             self._found[user] = now, hashes

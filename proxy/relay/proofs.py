@@ -44,7 +44,7 @@ class LoginSlot:
         self._relay = relay
         self._since = since
         self._slot: asyncio.Future[None] = relay.loop.create_future()
-        deadline = relay.loop.time() + relay.config.listen.login_timeout
+        deadline = relay.clock() + relay.config.listen.login_timeout
         self._waiter = LoginWaiter(self._granted, self._failed, deadline, since)
         relay.registry.login_slot(self._waiter)
         relay.watch_queue()
@@ -131,7 +131,7 @@ class Proofs:
         turn = self._turns.get(user)
         if turn is None:
             turn = self._turns[user] = asyncio.Lock()
-        since = self._relay.loop.time()
+        since = self._relay.clock()
         async with turn:
             await self._prove(proof, LoginSlot(self._relay, since), user, secret, key)
 
@@ -141,7 +141,7 @@ class Proofs:
             await slot.wait()
             proof.begun = True
             pool = relay.unproven_pool(user, key)
-            since = relay.loop.time()
+            since = relay.clock()
             try:
                 backend = await accounts.connect(pool, secret)
             except Exception as exc:

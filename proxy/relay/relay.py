@@ -31,6 +31,8 @@ from .control import Control
 from .health import Health
 from .holders import Holders
 from .profile import Profile
+from .said import shown_now
+from .statements import Statements
 from .stats import Counters
 from .unread import Unread
 from .watch import Watch
@@ -64,7 +66,7 @@ class Log(Protocol):
 
 
 class LimitedLog(Protocol):
-    """A warning that is repeated at most now and then, per key."""
+    """A warning that is repeated at most now and then, per key. A value may be a function: of what a line costs."""
 
     def __call__(self, key: str, event: str, **values: Any) -> Any: ...
 
@@ -75,11 +77,14 @@ class Relay:
     FIRST_CLIENT_ID = FIRST_VIRTUAL_ID
     CHANGE_USER = "change_user"  # why a client is forgotten whose connection stays
 
-    def __init__(self, config: Config, log: Log, limited_log: LimitedLog) -> None:
+    def __init__(
+        self, config: Config, log: Log, limited_log: LimitedLog, clock: Callable[[], float] | None = None
+    ) -> None:
         self.config = config
         self.log = log
         self.limited_log = limited_log
         self.loop = asyncio.get_running_loop()
+        self.clock = clock or self.loop.time
         self.stats = Counters()
         self.profile = Profile()
         self.unread = Unread(self.profile)
@@ -104,12 +109,13 @@ class Relay:
         self.certificate = ServerCertificate(tls.client) if tls.client.mode != "disabled" else None
         server_tls = ServerTls(tls.backend) if tls.backend.mode != "disabled" else None
         self.dialer = Dialer(self.address, server_tls, Silent(self.spawn))
+        self.statements = Statements(self)
         self.watch = Watch(self)
         self.holders = Holders(self)
         cap = config.pool.max_connections
         self.registry = Registry(
             AUTO_START if cap == "auto" else cap,
-            clock=self.loop.time,
+            clock=self.clock,
             open_backend=self.accounts.open_backend,
             close_backend=self._close_backend,
             queue_timeout=config.queue.timeout,
@@ -200,20 +206,21 @@ class Relay:
 
     def _tick(self) -> None:
         self._tick_timer = None
-        wanted = self.registry.tick(self.loop.time())
+        wanted = self.registry.tick(self.clock())
         if wanted is not None:
             self._tick_timer = self.loop.call_later(min(max(wanted, 0.002), _TICK), self._tick)
 
     def _retire(self) -> None:
         self._retire_timer = self.loop.call_later(RETIRE_EVERY, self._retire)
         pool = self.config.pool
-        now = self.loop.time()
+        now = self.clock()
         self.registry.retire(now, pool.idle_timeout, pool.max_lifetime)
         self.unread.look(now)
         upload.look(self.backends, now)
         self.registry.forget_unused()
         self.watch.look(now)
         self.holders.look(now)
+        self.statements.look()
         self.accounts.forget_expired()
         self._refresh_certificate()
         if self.profile.learned and now - self._learned_at >= LEARN_EVERY and self.registry.shares.holding:
@@ -230,7 +237,7 @@ class Relay:
 
     def adjust_cap(self) -> None:
         """`auto`: what the server allows, less a reserve for people and the control slot."""
-        self._learned_at = self.loop.time()
+        self._learned_at = self.clock()
         self.settings.sql_mode = b"ANSI_QUOTES" if self.profile.ansi_quotes else b""
         if self.config.pool.max_connections != "auto":
             return
@@ -301,14 +308,13 @@ class Relay:
         for name in pins.names(mask):
             self.stats.pins[name] += 1
             if self.config.session.pin_log:
-                kind = client.verdict.kind.decode("ascii", "replace")
                 self.limited_log(
                     f"pin {client.user} {name}",
                     "session pinned",
                     client=client.address,
                     user=client.user,
                     reason=name,
-                    statement=kind,
+                    statement=lambda: shown_now(client),
                 )
 
     def initial_settings(self, response: HandshakeResponse) -> Settings:
@@ -406,7 +412,7 @@ class Relay:
         if failure.kind is FailureKind.DRAIN:
             return c.ER_SERVER_SHUTDOWN, b"08S01", "Server shutdown in progress"
         if failure.kind is FailureKind.TIMEOUT:
-            now = self.loop.time()
+            now = self.clock()
             limit = failure.message or "queue.timeout"
             waited = "the queue is full" if failure is self.queue_full else f"waited {now - since:.1f} s"
             where = f"for a connection to {self.address.label}"

@@ -34,7 +34,7 @@ def settle(client: Client, backend: Backend) -> None:
             client.close("drain")
             return
     else:
-        client.idle_since = client.relay.loop.time()
+        client.idle_since = client.relay.clock()
     if client.buffer or client.paused:
         client.go_on()
 
@@ -55,6 +55,10 @@ def abandon(client: Client, backend: Backend) -> None:
     """The client is gone and held this lease."""
     client.backend = None
     backend.client = None
+    if client.busy and backend.running:
+        client.relay.statements.abandoned(client, backend)
+    elif not client.busy:
+        client.relay.statements.idled(client)
     if backend.reading_paused:
         backend.resume_reading()
     if backend.close_reason or backend.lost:

@@ -30,6 +30,7 @@ class Counters:
         "reprepares",
         "resets",
         "restores",
+        "statement_seconds",
         "transactions",
     )
 
@@ -47,4 +48,5 @@ class Counters:
         self.restores: Counter[str] = Counter()
         self.login_seconds = Histogram()
         self.backend_connect_seconds = Histogram()
+        self.statement_seconds = Histogram()
         self.loop_lag = Histogram()

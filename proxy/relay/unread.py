@@ -26,7 +26,7 @@ class Unread:
         """From now on it is looked at, if there is anything to read."""
         size = client.transport.get_write_buffer_size()
         if size:
-            self._clients.setdefault(client, (size, client.relay.loop.time()))
+            self._clients.setdefault(client, (size, client.relay.clock()))
 
     def discard(self, client: Client) -> None:
         """Its connection has ended."""

@@ -75,7 +75,7 @@ def large_data(client: Client, data: bytes) -> None:
     large = client.large
     assert large is not None
     large += data
-    client.idle_since = client.relay.loop.time()
+    client.idle_since = client.relay.clock()
     if client.backend is None:
         pause(client)
         return
@@ -135,7 +135,7 @@ def file_wanted(backend: Backend, client: Client | None) -> None:
 def _begin_file(client: Client, backend: Backend) -> None:
     """The server has asked for a file: what the client sends next is that file."""
     client.upload = backend
-    client.idle_since = client.relay.loop.time()
+    client.idle_since = client.relay.clock()
     backend.be_patient(True)
     client.file_left = 0
     client.file_more = False
@@ -150,7 +150,7 @@ def file_data(client: Client, data: bytes) -> None:
     """Pass file data on, up to and including the empty packet that ends it."""
     backend = client.upload
     assert backend is not None
-    client.idle_since = client.relay.loop.time()
+    client.idle_since = client.relay.clock()
     if client.buffer:
         data, client.buffer = client.buffer + data, b""
     shift = backend.reader.shift

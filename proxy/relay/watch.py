@@ -27,7 +27,7 @@ class Watch:
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
         self._grants = 0
-        self._granted_at = relay.loop.time()
+        self._granted_at = relay.clock()
         self._logged_at = float("-inf")
 
     def look(self, now: float) -> None:

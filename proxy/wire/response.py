@@ -63,7 +63,7 @@ class ResponseReader:
     After the end: `status` (flags of the last OK or EOF, None if there was none), `error` (Err or None), `changes`
     (all session trackers, accumulated), `insert_id`, `affected`, `warnings`, `rows` (of the last result set),
     `statement_id`, `n_params` (PREPARE), `local` (the server waits for a file), `cut_short` (it did not wait for its
-    end but sent an ERR), `extra` (bytes behind the end).
+    end but sent an ERR), `extra` (bytes behind the end). `kind` is what was awaited.
     """
 
     __slots__ = (
@@ -72,7 +72,6 @@ class ResponseReader:
         "_file_passed",
         "_head",
         "_held",
-        "_kind",
         "_left",
         "_left_columns",
         "_phase",
@@ -88,6 +87,7 @@ class ResponseReader:
         "extra",
         "had_rows",
         "insert_id",
+        "kind",
         "local",
         "mid_status",
         "n_params",
@@ -106,7 +106,7 @@ class ResponseReader:
 
     def begin(self, kind: int, virtual_id: int = 0) -> None:
         """Await the response of a command. `virtual_id` replaces the statement id of a PREPARE."""
-        self._kind = kind
+        self.kind = kind
         self._phase = _ROWS if kind == ROWS_ONLY else _FIRST
         self._virtual_id = virtual_id
         self._held = b""
@@ -236,7 +236,7 @@ class ResponseReader:
                         phase = self._phase = _ROWS
                         self._eof_due = not self.deprecate_eof
                         rows = 0
-                        if new and self._kind == QUERY and self.status is None and after <= end:
+                        if new and self.kind == QUERY and self.status is None and after <= end:
                             self._head = data[:after]
                         if shift:
                             src[pos + 3] = (data[pos + 3] + shift) & 0xFF  # type: ignore[index]
@@ -270,7 +270,7 @@ class ResponseReader:
                     # The first packet of a result, or an ERR where a column definition was due.
                     if after > end:
                         break
-                    if size == 1 and 0 < first < 0xFB and phase == _FIRST and self._kind == QUERY:
+                    if size == 1 and 0 < first < 0xFB and phase == _FIRST and self.kind == QUERY:
                         self._left = first
                         phase = self._phase = _COLUMNS
                         self.had_rows = True
@@ -392,7 +392,7 @@ class ResponseReader:
 
     def _first(self, first: int, payload: bytes, seq: int) -> bytes | None:
         """Handle the first packet of a result. Return its replacement, or None to pass it on."""
-        kind = self._kind
+        kind = self.kind
         if first == 0xFF:
             return self._fail(payload, seq)
         if kind == STATISTICS:

@@ -392,7 +392,7 @@ class World:
 
     async def _make(self, config: Any) -> Relay:
         def limited(key: str, event: str, **values: Any) -> None:
-            self.log.append((event, values))
+            self.log.append((event, {name: v() if callable(v) else v for name, v in values.items()}))
 
         quiet = structlog.wrap_logger(None, processors=[self._log])
         return Relay(config, quiet, limited)

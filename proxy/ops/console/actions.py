@@ -21,9 +21,9 @@ async def pause(context: Context, _: str) -> str:
     relay = context.relay
     relay.registry.pause(relay.backends)
     limit = relay.config.listen.drain_timeout
-    deadline = relay.loop.time() + limit
+    deadline = relay.clock() + limit
     # It looks again instead of being told: who is told of every release is on everybody's way.
-    while relay.registry.budget.in_use and relay.loop.time() < deadline and relay.registry.paused:  # noqa: ASYNC110
+    while relay.registry.budget.in_use and relay.clock() < deadline and relay.registry.paused:  # noqa: ASYNC110
         await asyncio.sleep(_LOOK_AGAIN)
     if not relay.registry.paused:
         return "resumed meanwhile"

@@ -61,7 +61,7 @@ def client(context: Context, argument: str) -> Iterator[Row]:
     """All fields of one client."""
     relay = context.relay
     one = find_client(relay, argument)
-    now = relay.loop.time()
+    now = relay.clock()
     values = client_row(one, now)
     for column, value in zip(CLIENTS, values, strict=True):
         yield column.name, None if value is None else str(value)

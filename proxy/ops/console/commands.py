@@ -69,6 +69,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("SHOW QUEUE", "Who waits for a connection, the longest waiting first.", views.QUEUE, views.queue),
     Command("SHOW PINS", "Why sessions cannot leave their connections.", views.PINS, views.pinned),
     Command("SHOW HOLDERS", "Who keeps connections for suspiciously long, and why.", views.HOLDERS, views.holders),
+    Command("SHOW STATEMENTS", "What statements cost, by digest.", views.STATEMENTS, views.statements),
     Command("SHOW ACCOUNTS", "The accounts in use, and their shares.", views.ACCOUNTS, views.accounts),
     Command("SHOW STATS", "The numbers of everything.", views.STATS, views.stats),
     Command(

@@ -58,6 +58,10 @@ def _log(relay: Relay) -> None:
     logs.configure(relay.config.log.level, relay.config.log.format)
 
 
+def _statements(relay: Relay) -> None:
+    relay.statements.configure()
+
+
 def _shares(relay: Relay) -> None:
     for account in list(relay.registry.accounts.values()):
         relay.set_terms(account)
@@ -82,6 +86,7 @@ LIVE: dict[str, Apply] = {
     "session.idle_transaction_timeout": _read_where_it_is_used,
     "session.pin_log": _read_where_it_is_used,
     "auth.cache_ttl": _read_where_it_is_used,
+    "console.statements": _statements,
     "holders.action": _read_where_it_is_used,
     "holders.idle_in_transaction": _read_where_it_is_used,
     "holders.pinned_idle": _read_where_it_is_used,
@@ -92,6 +97,10 @@ LIVE: dict[str, Apply] = {
     "holders.prepared_statements": _read_where_it_is_used,
     "log.level": _log,
     "log.format": _log,
+    "log.statements": _statements,
+    "log.slow_statement": _statements,
+    "log.sample_every": _read_where_it_is_used,
+    "log.sql": _read_where_it_is_used,
     'users."name".weight': _shares,
     'users."name".max_connections': _shares,
     'users."name".max_clients': _read_where_it_is_used,

@@ -46,7 +46,7 @@ CLIENTS = (
 
 def clients(context: Context, _: str) -> Iterator[Row]:
     """Every client that has logged in."""
-    now = context.relay.loop.time()
+    now = context.relay.clock()
     for client in list(context.relay.clients.values()):
         if not client.closed:
             yield client_row(client, now)
@@ -101,7 +101,7 @@ BACKENDS = (
 
 def backends(context: Context, _: str) -> Iterator[Row]:
     """Every connection to the server, those lent for the longest first."""
-    now = context.relay.loop.time()
+    now = context.relay.clock()
     for backend in sorted(context.relay.backends, key=lambda one: (one.slot != LEASED, one.leased_since)):
         if not backend.lost:
             yield _backend_row(backend, now)
@@ -171,7 +171,7 @@ QUEUE = (
 def queue(context: Context, _: str) -> Iterator[Row]:
     """Every client that waits, the longest waiting first."""
     relay = context.relay
-    registry, now = relay.registry, relay.loop.time()
+    registry, now = relay.registry, relay.clock()
     places: Counter[str] = Counter()
     for place, waiter in enumerate(list(registry.waiters()), 1):
         account = waiter.pool.account.name
@@ -233,6 +233,36 @@ def holders(context: Context, _: str) -> Iterator[Row]:
         yield one.kind, one.account, one.host, one.program, clients, one.leases, seconds, one.statement, one.cause
 
 
+STATEMENTS = (
+    Column("statement", "text", "A statement without its data; `(others)`: the sum of those that were pushed out."),
+    Column("count", "int", "How often it was run."),
+    Column("seconds", "float", "How long it ran, from its sending to the end of the answer: the sum."),
+    Column("average", "float", "The same for one."),
+    Column("longest", "float", "The longest that was counted."),
+    Column("wait", "float", "How long it waited for a connection: the sum."),
+    Column("lease", "float", "How long it kept connections, and in a transaction what passed behind it: the sum."),
+    Column("rows", "int", "Rows that it returned or changed."),
+    Column("errors", "int", "How often it ended with an error."),
+)
+
+
+def statements(context: Context, _: str) -> Iterator[Row]:
+    """What statements cost, those that kept connections for longest first."""
+    for one in context.relay.statements.top():
+        average = round(one.seconds / one.count, 6) if one.count else 0.0
+        yield (
+            one.digest,
+            one.count,
+            _round(one.seconds),
+            average,
+            round(one.longest, 6),
+            _round(one.wait),
+            _round(one.lease),
+            one.rows,
+            one.errors,
+        )
+
+
 ACCOUNTS = (
     Column("account", "text", "A MySQL user; those in use now."),
     Column("clients", "int", "Its clients."),
@@ -252,7 +282,7 @@ ACCOUNTS = (
 
 def accounts(context: Context, _: str) -> Iterator[Row]:
     """Every account with clients or connections."""
-    registry, now = context.relay.registry, context.relay.loop.time()
+    registry, now = context.relay.registry, context.relay.clock()
     per_weight = registry.shares.per_weight()
     for account in list(registry.accounts.values()):
         first = next(iter(account.waiters), None)
@@ -284,7 +314,7 @@ _STATE_WORDS = {"leased": "running a statement", "transaction": "in a transactio
 def stats(context: Context, _: str) -> Iterator[Row]:
     """The numbers of everything, since the start or now."""
     relay, counters = context.relay, context.relay.stats
-    now = relay.loop.time()
+    now = relay.clock()
     of = relay.registry.statistics()
     yield "uptime_seconds", int(time.time() - context.started_at), "Since the start."
     yield "paused", int(relay.registry.paused), "1 after PAUSE."
