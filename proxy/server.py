@@ -51,8 +51,8 @@ class Server:
         self.log = get_logger()
         limiter = Limiter()
 
-        def limited(key: str, event: str, **values: Any) -> None:
-            limiter(self.log, key, event, **values)
+        def limited(key: str, event: str, **values: Any) -> bool:
+            return limiter(self.log, key, event, **values)
 
         self.relay = Relay(
             config, self.log, limited, time.monotonic

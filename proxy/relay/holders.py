@@ -55,6 +55,7 @@ class Holder:
     statement: str = ""
     cause: str = ""
     most: int = 0  # clients at a time
+    told: bool = False  # in the log
 
     @property
     def who(self) -> str:
@@ -150,12 +151,15 @@ class Holders:
             holder.cause = _cause(holder)
             if known is None:
                 self._holders[kind, process] = holder
-                self._tell(holder)
+                holder.told = self._tell(holder)
             if self._relay.config.holders.action == "kill":
                 self._kill(holder)
 
-    def _tell(self, holder: Holder) -> None:
-        self._relay.log.warning(
+    def _tell(self, holder: Holder) -> bool:
+        """Once; and rarely, if the same process does it again and again with about as many connections."""
+        size = len(str(len(holder.clients)))
+        return self._relay.limited_log(
+            f"holder {holder.kind} {holder.who} {holder.account} {size}",
             "holder",
             kind=holder.kind,
             user=holder.account,
@@ -167,6 +171,8 @@ class Holders:
         )
 
     def _over(self, holder: Holder, now: float) -> None:
+        if not holder.told:
+            return
         self._relay.log.info(
             "holder gone",
             kind=holder.kind,

@@ -66,9 +66,12 @@ class Log(Protocol):
 
 
 class LimitedLog(Protocol):
-    """A warning that is repeated at most now and then, per key. A value may be a function: of what a line costs."""
+    """A warning that is repeated at most now and then, per key; whether it was written.
 
-    def __call__(self, key: str, event: str, **values: Any) -> Any: ...
+    A value may be a function that makes it, for what only a line that is written should cost.
+    """
+
+    def __call__(self, key: str, event: str, **values: Any) -> bool: ...
 
 
 class Relay:

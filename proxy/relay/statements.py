@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 OTHERS = "(others)"  # instead of a digest: those that others have pushed out
 
 _LONG = 0.05
-_GAP = 32
+_GAP = 64
 _BURST = 20
 _NEVER = 1 << 62
 

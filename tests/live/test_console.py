@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,6 +193,33 @@ def test_who_has_the_connections_and_who_waits_is_shown(desk: tuple[Proxy, Desk]
     for client in (holder, pinned, *waiting):
         client.quit()
     wait_until(lambda: at.stats()["clients"] == 0, 10, "they have left")
+
+
+def test_what_statements_cost_is_shown_by_their_digests(own_desk: Callable[..., tuple[Proxy, Desk]]) -> None:
+    pooler, desk = own_desk(max_connections=1)
+    client, other = Raw(pooler, database="test"), Raw(pooler, database="test")
+    for number in range(3):
+        client.query(f"SELECT {number} FROM (SELECT 'secret' AS v UNION SELECT 'b') AS t")
+    assert client.query("SELECT nothing").code == 1054
+    client.ok("START TRANSACTION")
+    client.query("SELECT SLEEP(0.2)")
+    other.send_query("DO 3")
+    time.sleep(0.3)  # what the transaction is idle for
+    client.ok("COMMIT")
+    other.answer()
+    found = {row["statement"]: row for row in desk.ask("SHOW STATEMENTS")}
+    first = found["SELECT ? FROM (SELECT ? AS v UNION SELECT ?) AS t"]
+    assert (first["count"], first["rows"], first["errors"], first["wait"]) == (3, 6, 0, 0)
+    assert (found["SELECT nothing"]["count"], found["SELECT nothing"]["errors"]) == (1, 1)
+    sleep = found["SELECT SLEEP(?)"]
+    assert 0.2 <= sleep["seconds"] < 0.4 and 0.5 <= sleep["lease"] < 5
+    assert next(iter(found)) == "SELECT SLEEP(?)"
+    assert found["DO ?"]["wait"] >= 0.3
+    assert found["COMMIT"]["lease"] < 0.2
+    desk.do("SET console.statements = 0")
+    assert not desk.ask("SHOW STATEMENTS")
+    client.quit()
+    other.quit()
 
 
 def test_the_configuration_is_shown_without_its_secrets(at_mariadb: tuple[Proxy, Desk]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from proxy.config import load
+from proxy.ops.logs import Limiter
 from proxy.pool.budget import FREE, STATES
 from proxy.relay import connect
 from proxy.relay.accounts import user_of
@@ -378,6 +379,7 @@ class World:
         self.refusal: Exception | None = None  # raised by the next openings
         self.refused_users: dict[bytes, Exception] = {}  # raised by those of these users
         self.log: list[tuple[str, dict[str, Any]]] = []
+        self.limiter: Limiter | None = None  # without one, all that could be in the log is
         self.relay: Relay = self.loop.run_until_complete(self._make(load(overrides=overrides)))
         version = b"5.5.5-10.11.19-MariaDB" if mariadb else b"9.7.4"
         capabilities = 0xFFFFFFFF & ~(c.CLIENT_LONG_PASSWORD if mariadb else 0)
@@ -391,10 +393,14 @@ class World:
         self.control_refusal: Exception | None = None  # raised by the next openings of the control connection
 
     async def _make(self, config: Any) -> Relay:
-        def limited(key: str, event: str, **values: Any) -> None:
-            self.log.append((event, {name: v() if callable(v) else v for name, v in values.items()}))
-
         quiet = structlog.wrap_logger(None, processors=[self._log])
+
+        def limited(key: str, event: str, **values: Any) -> bool:
+            if self.limiter is not None:
+                return self.limiter(quiet, key, event, **values)
+            self.log.append((event, {name: v() if callable(v) else v for name, v in values.items()}))
+            return True
+
         return Relay(config, quiet, limited)
 
     def _log(self, logger: Any, method: str, event: dict[str, Any]) -> Any:
