@@ -25,7 +25,7 @@ from proxy.wire import constants as c
 from proxy.wire.packets import Err, iter_trackers
 from proxy.wire.response import NO_RESPONSE, PREPARE, QUERY, SINGLE, ResponseReader
 
-from . import doubt, release, soft
+from . import doubt, held, release, soft
 from .prepared import Prepared, end_private, remember_long_data_error
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .internal import Answer
 
 _FOUND_ROWS = bytes((c.COM_QUERY,)) + b"SELECT FOUND_ROWS()"
+_DDL = frozenset((b"alter", b"drop", b"truncate"))
 _ONLY_SOFT = frozenset((soft.SHOW_WARNINGS, _FOUND_ROWS))
 
 
@@ -151,7 +152,11 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
             client.add_pins(verdict.pins)
         if verdict.unpins:
             client.drop_pins(verdict.unpins)
-    if apply_changes(client, backend, reader.changes, explained=bool(verdict.pins)) & COLLATION_UNKNOWN or (
+    if client.pins and (verdict.holds or verdict.pins):
+        locks = held.follow(client, error)
+        if locks is not None:
+            commands.append(locks)
+    if apply_changes(client, backend, reader.changes, explained=_explained(client)) & COLLATION_UNKNOWN or (
         verdict.flags & CHARSET and error is None
     ):
         commands.append(b"\x03SELECT @@collation_connection")
@@ -231,6 +236,8 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
             backend.soft &= ~soft.WARNINGS
         elif command.startswith(doubt.PREPARE):
             doubt.resolve(client, backend, answer)
+        elif command.startswith(held.LOCKS):
+            held.locks(client, answer)
         elif answer.error is not None or answer.ok is None:
             client.add_pins(pins.UNTRACKED_VARIABLE)
         elif command is _FOUND_ROWS:
@@ -246,14 +253,20 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
     client.settings = backend.settings = settings
     for answer in answers:
         if answer.ok is not None and answer.ok.trackers:  # what an ERR withheld comes with the next OK of any kind
-            apply_changes(
-                client, backend, tuple(iter_trackers(answer.ok.trackers)), explained=bool(client.verdict.pins)
-            )
+            apply_changes(client, backend, tuple(iter_trackers(answer.ok.trackers)), explained=_explained(client))
     _follow_autocommit(client, backend)
     # Our own SELECT has replaced FOUND_ROWS() and ROW_COUNT(): from now on they are answered from what we know. What
     # follows an ERR replaces nothing: ROW_COUNT() is -1 anyway, and the diagnostics area stays (protocol.md C.6).
     backend.spoiled = any(cmd is not soft.SHOW_WARNINGS and cmd[0] != c.COM_SET_OPTION for cmd in commands)
     release.settle(client, backend)
+
+
+def _explained(client: Client) -> bool:
+    """Whether the statement says by itself why the server reports a change without a name."""
+    verdict = client.verdict
+    if verdict.pins or verdict.holds:
+        return True
+    return bool(client.pins & pins.TEMPORARY_TABLE) and verdict.kind in _DDL  # of a temporary table
 
 
 def apply_changes(

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from proxy.pool.queue import Failure, FailureKind, Waiter
 from proxy.session import pins
 from proxy.session.lexer import ANSI_QUOTES, NO_BACKSLASH_ESCAPES
-from proxy.session.verdict import KILL_CONNECTION, KILL_QUERY
+from proxy.session.verdict import EXECUTE_TEXT, KILL_CONNECTION, KILL_QUERY
 from proxy.wire import constants as c
 from proxy.wire.framing import MAX_FRAME, frame
 from proxy.wire.packets import Err, build_err
 from proxy.wire.response import NO_RESPONSE, QUERY
 
-from . import answers, commands, lease, release, soft, upload
+from . import answers, commands, held, lease, release, soft, upload
 from .commands import PLAIN
 from .prepared import Prepared, end_private, join_frames
 from .stream import CUT_SHORT
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.pool.pool import Pool
+    from proxy.session.holds import Held
     from proxy.session.state import Settings
     from proxy.session.verdict import Verdict
 
@@ -65,6 +66,7 @@ class Client(asyncio.Protocol):
         "file_more",
         "found_rows",
         "has_diagnostics",
+        "held",
         "ident",
         "idle_since",
         "initial_settings",
@@ -84,6 +86,7 @@ class Client(asyncio.Protocol):
         "paused",
         "pins",
         "pool",
+        "prepared_texts",
         "prepared_verdict",
         "preparing",
         "program",
@@ -143,6 +146,8 @@ class Client(asyncio.Protocol):
         self.tries = 0
         self.reply_seq = 1
         self.pins = 0
+        self.held: Held | None = None  # what the pins stand for, by name
+        self.prepared_texts: dict[bytes, Verdict] | None = None  # on what SQL's own PREPARE has prepared
         self.one_shot_transaction = False
         self.statement: Prepared | None = None
         self.statements: dict[int, Prepared] | None = None
@@ -261,7 +266,10 @@ class Client(asyncio.Protocol):
         mode = self.lex_mode() if self.status & _LEX_FLAGS else self.settings.mode
         verdict = self.relay.classifier.classify(text, mode)
         if verdict.local >= KILL_CONNECTION:
-            self.relay.control.kill(self, int(verdict.local_label), query=verdict.local == KILL_QUERY)
+            if verdict.local == EXECUTE_TEXT:
+                self.run(held.executed(self, verdict), QUERY)
+            else:
+                self.relay.control.kill(self, int(verdict.local_label), query=verdict.local == KILL_QUERY)
             return
         if verdict.local and self.backend is None and not self.capturing:
             last = self.last
@@ -462,6 +470,8 @@ class Client(asyncio.Protocol):
     def drop_pins(self, mask: int) -> None:
         """What held the session is provably over."""
         self.pins &= ~mask
+        if self.held is not None:
+            self.held.nothing(mask)
 
     # Ends
 

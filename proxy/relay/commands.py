@@ -226,6 +226,8 @@ def _reset_connection(client: Client, _packet: bytes) -> None:
             backend.client = backend.last_client = None
             release.reset(backend)
     client.pins = 0
+    client.held = None
+    client.prepared_texts = None
     client.one_shot_transaction = False
     client.statements = None
     client.status = client.relay.profile.status & c.SESSION_FLAGS

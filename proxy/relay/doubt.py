@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.session import pins
 from proxy.wire import constants as c
 
 if TYPE_CHECKING:
@@ -50,11 +51,19 @@ def raise_doubt(client: Client, packet: bytes) -> None:
 def question(client: Client, reader: ResponseReader) -> bytes | None:
     """What to ask the server behind its answer; None if that says everything."""
     doubt, error = client.doubt, reader.error
+    if doubt is not None and error is not None and _nothing_to_execute(client, error, doubt):
+        client.drop_pins(client.pins & ~doubt.pins)
     if doubt is None or error is None or error.code not in _BEFORE_ANYTHING or reader.status is not None:
         client.doubt = None
         return None
     doubt.error = error
     return PREPARE + doubt.text
+
+
+def _nothing_to_execute(client: Client, error: Err, doubt: Doubt) -> bool:
+    """An EXECUTE of what nobody has prepared."""
+    prepared = doubt.pins & (pins.TEXT_PREPARE | pins.OPAQUE)
+    return error.code == c.ER_UNKNOWN_STMT_HANDLER and client.verdict.kind == b"execute" and not prepared
 
 
 def resolve(client: Client, backend: Backend, answer: Answer) -> None:

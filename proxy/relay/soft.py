@@ -117,7 +117,7 @@ def answered(client: Client) -> bool:
     Else it has been answered, from what was captured or with an error in words.
     """
     statement = client.statement
-    if client.verdict.local and (
+    if 0 < client.verdict.local < v.KILL_CONNECTION and (
         statement is None or (client.verdict.local == v.SELECT_FOUND_ROWS and not statement.private)
     ):
         answer(client)

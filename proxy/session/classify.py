@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from proxy.session import holds
 from proxy.session import pins as p
 from proxy.session.effects import Effects
 from proxy.session.functions import HARMLESS
@@ -31,10 +32,12 @@ from proxy.session.lexer import UNSAFE_CHARSET, blank, statements, tokens
 from proxy.session.verdict import (
     CREDENTIALS,
     DML,
+    EXECUTE_TEXT,
     FIRST_VIRTUAL_ID,
     KILL_CONNECTION,
     KILL_QUERY,
     LOCAL_NONE,
+    NAMES,
     PLAIN,
     SELECT_FOUND_ROWS,
     SELECT_ROW_COUNT,
@@ -212,6 +215,14 @@ class Classifier:
         effect = self._effects.of(parts)
         local = _LOCAL.match(sql) if len(parts) == 1 and len(sql) < 256 else None
         kind = _kind(text)
+        if len(parts) == 1:
+            held = holds.of(sql, kind, parts[0])
+            if held:
+                effect = effect.plus(flags=NAMES)._replace(holds=held)
+            elif kind == b"execute":
+                name = holds.executed(sql)
+                if name:
+                    return self._share(kind, effect, EXECUTE_TEXT, name)
         if kind == b"kill" and len(parts) == 1:
             kill = _KILL.fullmatch(b" ".join(parts[0]))
             if kill is not None and int(kill["id"]) >= FIRST_VIRTUAL_ID:

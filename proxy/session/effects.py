@@ -204,16 +204,14 @@ class Effects:
         word = part[1] if len(part) > 1 else b""
         if word in (b"table", b"tables"):
             return Effect(unpins=p.LOCK_TABLES | p.GLOBAL_READ_LOCK)
-        if word == b"instance" and not self.mariadb:
-            return Effect(unpins=p.BACKUP_LOCK)
         return NOTHING
 
     def _rename(self, part: list[bytes]) -> Effect:
         return Effect(flags=CREDENTIALS) if part[1:2] == [b"user"] else self._free(part)
 
     def _backup(self, part: list[bytes]) -> Effect:
-        # STAGE END and UNLOCK end one lock each; which of them are held is not written down anywhere.
-        return NOTHING if part[1:2] == [b"unlock"] else Effect(p.BACKUP_LOCK)
+        # STAGE END and UNLOCK end one lock each; which of them are held then: module `holds`.
+        return NOTHING if part[1:2] == [b"unlock"] or part[1:3] == [b"stage", b"end"] else Effect(p.BACKUP_LOCK)
 
     def _flush(self, part: list[bytes]) -> Effect:
         flags = CREDENTIALS if b"privileges" in part else 0
@@ -235,7 +233,7 @@ class Effects:
         return effect.plus(p.HANDLER)
 
     def _prepare(self, part: list[bytes]) -> Effect:
-        return Effect(p.TEXT_PREPARE, flags=PINS_ON_SUCCESS)
+        return NOTHING if part[0] == b"deallocate" else Effect(p.TEXT_PREPARE, flags=PINS_ON_SUCCESS)
 
     def _execute(self, part: list[bytes]) -> Effect:
         everything = NEED_INSERT_ID | NEED_WARNINGS | NEED_ROW_COUNT | NEED_FOUND_ROWS | NEED_LAST_BACKEND
@@ -264,11 +262,9 @@ class Effects:
 
     def _drop(self, part: list[bytes]) -> Effect:
         word = part[1] if len(part) > 1 else b""
-        if word == b"prepare":
-            return Effect(p.TEXT_PREPARE)
         if word == b"user":
             return Effect(flags=CREDENTIALS)
-        return NOTHING if word in _DDL_OBJECTS or word in (b"temporary", b"if", b"primary") else UNKNOWN
+        return NOTHING if word in _DDL_OBJECTS or word in (b"temporary", b"if", b"primary", b"prepare") else UNKNOWN
 
     def _grant(self, part: list[bytes]) -> Effect:
         return Effect(flags=CREDENTIALS if b"identified" in part else 0)
@@ -384,6 +380,8 @@ class Effects:
                 return None
             if name == b"get_lock":
                 return Effect(p.NAMED_LOCK)
+            if name in (b"release_lock", b"release_all_locks"):
+                return None  # which of them are held then: module `holds`
             if name == b"last_insert_id":
                 reads = part[paren + 1 : paren + 2] == [b")"]
                 return Effect(needs=NEED_INSERT_ID, flags=0 if reads else SETS_INSERT_ID)

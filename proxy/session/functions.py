@@ -1,8 +1,9 @@
 """Words that may stand before a parenthesis without calling anything unknown.
 
 `NATIVE` holds the functions that MySQL (to 9.x) and MariaDB (to 11.x) bring along, minus those that leave something
-behind in the session or read something a previous statement left there (GET_LOCK, LAST_INSERT_ID, FOUND_ROWS,
-ROW_COUNT, LASTVAL, …: `classify` knows them by name). A native function wins over a stored one of the same name.
+behind in the session or read something a previous statement left there (GET_LOCK, RELEASE_LOCK, LAST_INSERT_ID,
+FOUND_ROWS, ROW_COUNT, LASTVAL, …: `classify` knows them by name). A native function wins over a stored one of the same
+name.
 `KEYWORDS` holds grammar words and types that a parenthesis may follow; unquoted, none of them can be a stored function.
 Loadable functions (UDFs) of components and plugins are deliberately not here: nobody can know what they do.
 """
@@ -33,7 +34,7 @@ localtimestamp locate log log10 log2 lower lpad lpad_oracle ltrim ltrim_oracle m
 master_gtid_wait master_pos_wait match md5 microsecond mid minute mod month monthname months_between
 name_const natural_sort_key now nullif nvl nvl2 oct octet_length old_password ord password period_add
 period_diff pi position pow power ps_current_thread_id ps_thread_id quarter quote radians rand random_bytes
-regexp_instr regexp_like regexp_replace regexp_substr release_all_locks release_lock repeat replace
+regexp_instr regexp_like regexp_replace regexp_substr repeat replace
 replace_oracle reverse right roles_graphml round rownum rpad rpad_oracle rtrim rtrim_oracle schema schemas
 sec_to_time second session_user sformat sha sha1 sha2 sign sin sleep soundex source_pos_wait space sqrt
 statement_digest statement_digest_text str_to_date strcmp subdate substr substr_oracle substring

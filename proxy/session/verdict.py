@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from proxy.session import pins as p
+from proxy.session.holds import Hold
 
 # Soft state that a statement reads (protocol.md C.6).
 NEED_INSERT_ID: Final = 1
@@ -24,6 +25,7 @@ CREDENTIALS: Final = 64
 LOCAL_INFILE: Final = 128
 IGNORE_TRACKERS: Final = 256
 TIMESTAMP_DEFAULT: Final = 512
+NAMES: Final = 2048  # it takes something by its name or gives it back: `holds`
 PINS_ON_SUCCESS: Final = 1024  # if it ends with ERR it has done nothing: its pins need not be set
 
 # Only true of a whole text when true of each of its statements.
@@ -40,6 +42,8 @@ SELECT_FOUND_ROWS: Final = 6
 # KILL of an id that only we know; the id is the label.
 KILL_CONNECTION: Final = 7
 KILL_QUERY: Final = 8
+# EXECUTE of what PREPARE … FROM has prepared; its name is the label.
+EXECUTE_TEXT: Final = 9
 
 # Statements that read and write data, by their first word.
 DML: Final = (b"select", b"insert", b"update", b"delete", b"replace", b"with", b"values", b"table", b"do")
@@ -51,7 +55,7 @@ FIRST_VIRTUAL_ID: Final = 0x80000000
 class Verdict:
     """What a text does to the session. Shared between equal texts: never change one."""
 
-    __slots__ = ("flags", "kind", "local", "local_label", "needs", "pins", "readback", "unpins")
+    __slots__ = ("flags", "holds", "kind", "local", "local_label", "needs", "pins", "readback", "unpins")
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Verdict:
         needs: int = 0,
         flags: int = 0,
         readback: tuple[bytes, ...] = (),
+        holds: tuple[Hold, ...] = (),
         local: int = LOCAL_NONE,
         local_label: bytes = b"",
     ) -> None:
@@ -70,6 +75,7 @@ class Verdict:
         self.needs = needs
         self.flags = flags
         self.readback = readback
+        self.holds = holds
         self.local = local
         self.local_label = local_label
 
@@ -86,6 +92,7 @@ class Effect(NamedTuple):
     needs: int = 0
     flags: int = 0
     readback: tuple[bytes, ...] = ()
+    holds: tuple[Hold, ...] = ()  # of a statement that is alone in its text
 
     def then(self, other: Effect) -> Effect:
         """This statement and after it the other one, in one text."""

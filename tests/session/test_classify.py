@@ -152,6 +152,8 @@ SET PASSWORD = 'x'
 SET PASSWORD FOR 'u'@'h' = PASSWORD('x')
 UNLOCK TABLES
 UNLOCK INSTANCE
+DEALLOCATE PREPARE s
+DROP PREPARE s
 BACKUP UNLOCK
 BEGIN
 BEGIN WORK
@@ -240,8 +242,6 @@ PINNED = [
     ("SET ROLE NONE", p.ROLE),
     ("SET RESOURCE GROUP g", p.RESOURCE_GROUP),
     ("PREPARE s FROM 'SELECT 1'", p.TEXT_PREPARE),
-    ("DEALLOCATE PREPARE s", p.TEXT_PREPARE),
-    ("DROP PREPARE s", p.TEXT_PREPARE),
     ("EXECUTE s", p.TEXT_PREPARE | p.OPAQUE),
     ("EXECUTE IMMEDIATE 'SELECT 1'", p.TEXT_PREPARE | p.OPAQUE),
     ("CALL p()", p.OPAQUE),
@@ -433,7 +433,6 @@ def test_flags(sql: str, flags: int, absent: int) -> None:
     ("sql", "unpins"),
     [
         ("UNLOCK TABLES", p.LOCK_TABLES | p.GLOBAL_READ_LOCK),
-        ("UNLOCK INSTANCE", p.BACKUP_LOCK),
         ("COMMIT", p.SAVEPOINT),
         ("ROLLBACK AND NO CHAIN", p.SAVEPOINT),
         ("ROLLBACK TO a", 0),
