@@ -114,7 +114,7 @@ class SessionConfig(Section):
     read_ahead_total: Size = _default("256MiB")
     request_buffer: Size = _default("1MiB")
     idle_transaction_timeout: DurationOrOff = _default("0s")
-    on_client_lost: Annotated[Literal["finish"], Allowed('"finish"')] = "finish"
+    on_client_lost: Annotated[Literal["finish", "kill"], Allowed('"finish" or "kill"')] = "finish"
     trusted_functions: Names = _default(())
     pin_log: Flag = _default(True)
 

@@ -96,6 +96,10 @@ class Control:
                 victim.wait_failed(Failure(FailureKind.ACCOUNT_ERROR, _INTERRUPTED.code, text, _INTERRUPTED.state))
             self._answer(client, None)
 
+    def interrupt(self, backend: Backend) -> None:
+        """Nobody waits for the statement any more that runs there: end it."""
+        self._relay.spawn(self._kill_thread(backend.pool, b"QUERY", backend))
+
     async def end_client(self, victim: Client) -> Err | None:
         """An operator ends a connection and what it runs. Returns why its statement may run on, if so."""
         backend = victim.backend

@@ -69,6 +69,8 @@ def abandon(client: Client, backend: Backend) -> None:
     backend.unresettable = bool((client.pins | (client.verdict.pins if client.busy else 0)) & pins.UNRESETTABLE)
     if not backend.running and backend.batch is None:
         reset(backend)
+    elif client.relay.config.session.on_client_lost == "kill" and backend.running and not backend.killers:
+        client.relay.control.interrupt(backend)
 
 
 def resettable(backend: Backend) -> bool:

@@ -97,6 +97,32 @@ def test_a_victim_that_leaves_meanwhile_leaves_its_backend_held(make_world: Call
     assert killer.ok()
 
 
+def test_a_statement_whose_client_is_lost_is_killed_if_that_is_wanted(make_world: Callable[..., World]):
+    world = make_world(cap=1, session__on_client_lost="kill")
+    lost, server = busy(world)
+    other = world.app()
+    other.query(b"SELECT 2")
+    lost.leave()
+    assert world.control.take() == [b"\x03KILL QUERY %d" % server.backend.thread_id]
+    server.err(1317)
+    assert server.take() == [], "the KILL has not arrived yet"
+    world.control.ok()
+    world.control_ends()
+    assert server.take()[0] == RESET
+    server.ok(2)
+    server.ok(len(server.take()))
+    assert server.take() == [query(b"SELECT 2")]
+
+
+def test_a_statement_whose_client_is_lost_runs_to_its_end_by_default(make_world: Callable[..., World]):
+    world = make_world(cap=1)
+    lost, server = busy(world)
+    lost.leave()
+    assert not world.controls
+    server.rows(b"0")
+    assert server.take()[0] == RESET
+
+
 @pytest.mark.parametrize("command", [kill, process_kill])
 def test_the_connection_of_an_idle_client_is_closed_here(world: World, command):
     victim, killer = world.app(), world.app()

@@ -84,6 +84,7 @@ LIVE: dict[str, Apply] = {
     "session.read_ahead_total": _buffers,
     "session.request_buffer": _buffers,
     "session.idle_transaction_timeout": _read_where_it_is_used,
+    "session.on_client_lost": _read_where_it_is_used,
     "session.pin_log": _read_where_it_is_used,
     "auth.cache_ttl": _read_where_it_is_used,
     "console.statements": _statements,
