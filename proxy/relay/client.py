@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from proxy.pool.queue import Failure, FailureKind, Waiter
 from proxy.session import pins
 from proxy.session.lexer import ANSI_QUOTES, NO_BACKSLASH_ESCAPES
-from proxy.session.verdict import EXECUTE_TEXT, KILL_CONNECTION, KILL_QUERY
+from proxy.session.verdict import KILL_CONNECTION
 from proxy.wire import constants as c
 from proxy.wire.framing import MAX_FRAME, frame
 from proxy.wire.packets import Err, build_err
 from proxy.wire.response import NO_RESPONSE, QUERY
 
-from . import answers, commands, held, lease, release, soft, upload
+from . import answers, commands, lease, release, soft, upload
 from .commands import PLAIN
 from .prepared import Prepared, end_private, join_frames
 from .stream import CUT_SHORT
@@ -266,10 +266,7 @@ class Client(asyncio.Protocol):
         mode = self.lex_mode() if self.status & _LEX_FLAGS else self.settings.mode
         verdict = self.relay.classifier.classify(text, mode)
         if verdict.local >= KILL_CONNECTION:
-            if verdict.local == EXECUTE_TEXT:
-                self.run(held.executed(self, verdict), QUERY)
-            else:
-                self.relay.control.kill(self, int(verdict.local_label), query=verdict.local == KILL_QUERY)
+            commands.special(self, verdict)
             return
         if verdict.local and self.backend is None and not self.capturing:
             last = self.last

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from proxy.session import pins
 from proxy.session import verdict as v
 from proxy.wire import constants as c
-from proxy.wire.framing import ProtocolError
+from proxy.wire.framing import ProtocolError, frame
 from proxy.wire.packets import build_ok, parse_change_user
 from proxy.wire.response import NO_RESPONSE, PREPARE, QUERY, ROWS_ONLY, SINGLE, STATISTICS
 
-from . import answers, release
+from . import answers, held, release
 from .prepared import BULK_HEAD, LAST_PREPARED, Prepared, end_private, remember_bulk_types
 
 if TYPE_CHECKING:
@@ -77,13 +77,32 @@ def _quit(client: Client, _packet: bytes) -> None:
     client.close("quit")
 
 
+def special(client: Client, verdict: v.Verdict) -> None:
+    """A COM_QUERY that is not what the server would make of it."""
+    if verdict.local == v.EXECUTE_TEXT:
+        client.run(held.executed(client, verdict), QUERY)
+    elif verdict.local == v.SELECT_CONNECTION_ID:
+        client.packet = frame(bytes((c.COM_QUERY,)) + _own_id(client, verdict))
+        client.run(verdict, QUERY)
+    else:
+        client.relay.control.kill(client, int(verdict.local_label), query=verdict.local == v.KILL_QUERY)
+
+
+def _own_id(client: Client, verdict: v.Verdict) -> bytes:
+    """SELECT CONNECTION_ID() with the id that the client can be killed by; both servers describe it in the same way."""
+    return b"SELECT CAST(%d AS UNSIGNED) AS `%s`" % (client.ident, verdict.local_label.replace(b"`", b"``"))
+
+
 # Prepared statements
 
 
 def _prepare(client: Client, packet: bytes) -> None:
     client.preparing = client.text(packet)
     client.last_prepared = 0
-    client.prepared_verdict = client.relay.classifier.classify(client.preparing, client.lex_mode())
+    verdict = client.prepared_verdict = client.relay.classifier.classify(client.preparing, client.lex_mode())
+    if verdict.local == v.SELECT_CONNECTION_ID:
+        client.preparing = _own_id(client, verdict)
+        client.packet = frame(bytes((c.COM_STMT_PREPARE,)) + client.preparing)
     client.run(PLAIN, PREPARE)
 
 

@@ -39,6 +39,7 @@ from proxy.session.verdict import (
     LOCAL_NONE,
     NAMES,
     PLAIN,
+    SELECT_CONNECTION_ID,
     SELECT_FOUND_ROWS,
     SELECT_ROW_COUNT,
     SHOW_COUNT_ERRORS,
@@ -92,7 +93,7 @@ _CALLS_UNSAFE: Final = re.compile(rb"\(\s*+([\w$`'\"\x80-\xff]++(?:\s*+\.|[@\[\\
 _VARIANT: Final = re.compile(rb"/\*!(.*?)\*/", re.DOTALL)
 _LOCAL: Final = re.compile(
     rb"\s*+(?:show\s++(?:(?P<w>warnings)|(?P<e>errors)|count\s*+\(\s*+\*\s*+\)\s++(?:(?P<cw>warnings)|(?P<ce>errors)))"
-    rb"|select\s++(?P<text>(?P<f>row_count|found_rows)\s*+\(\s*+\))"
+    rb"|select\s++(?P<text>(?P<f>row_count|found_rows|connection_id)\s*+\(\s*+\))"
     rb"(?:\s++(?:as\s++)?(?P<alias>(?!as\b|from\b|into\b|limit\b|where\b|union\b|for\b|lock\b|order\b)[a-z_]\w*+"
     rb"|`[^`]++`|'[^'\\]++'|\"[^\"\\]++\"))?)\s*+;?\s*+\Z",
     re.IGNORECASE,
@@ -101,6 +102,7 @@ _LOCAL: Final = re.compile(
 _KILL: Final = re.compile(
     rb"kill (?:(?:hard|soft) )?(?:connection |(?P<query>query ))?(?:\( )*+(?P<id>\d{1,10})(?: \))*+"
 )
+_LOCAL_SELECT: Final = {b"r": SELECT_ROW_COUNT, b"f": SELECT_FOUND_ROWS, b"c": SELECT_CONNECTION_ID}
 _LOCAL_SHOW: Final[dict[str, int]] = {
     "w": SHOW_WARNINGS,
     "e": SHOW_ERRORS,
@@ -234,7 +236,7 @@ class Classifier:
             return self._share(kind, effect, _LOCAL_SHOW[str(local.lastgroup)])
         alias = local["alias"]
         label = local["text"] if alias is None else alias.strip(b"`'\"")
-        asked = SELECT_ROW_COUNT if which[:1] in b"rR" else SELECT_FOUND_ROWS
+        asked = _LOCAL_SELECT[which[:1].lower()]
         return self._share(kind, effect, asked, label)
 
     def _share(self, kind: bytes, effect: Effect, local: int = LOCAL_NONE, label: bytes = b"") -> Verdict:

@@ -380,8 +380,8 @@ class Effects:
                 return None
             if name == b"get_lock":
                 return Effect(p.NAMED_LOCK)
-            if name in (b"release_lock", b"release_all_locks"):
-                return None  # which of them are held then: module `holds`
+            if name in (b"connection_id", b"release_lock", b"release_all_locks"):
+                return None  # they leave nothing behind; `classify` and `holds` look at them
             if name == b"last_insert_id":
                 reads = part[paren + 1 : paren + 2] == [b")"]
                 return Effect(needs=NEED_INSERT_ID, flags=0 if reads else SETS_INSERT_ID)

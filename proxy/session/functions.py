@@ -1,9 +1,9 @@
 """Words that may stand before a parenthesis without calling anything unknown.
 
 `NATIVE` holds the functions that MySQL (to 9.x) and MariaDB (to 11.x) bring along, minus those that leave something
-behind in the session or read something a previous statement left there (GET_LOCK, RELEASE_LOCK, LAST_INSERT_ID,
-FOUND_ROWS, ROW_COUNT, LASTVAL, …: `classify` knows them by name). A native function wins over a stored one of the same
-name.
+behind in the session or read something a previous statement left there (GET_LOCK, RELEASE_LOCK, CONNECTION_ID,
+LAST_INSERT_ID, FOUND_ROWS, ROW_COUNT, LASTVAL, …: `classify` knows them by name). A native function wins over a stored
+one of the same name.
 `KEYWORDS` holds grammar words and types that a parenthesis may follow; unquoted, none of them can be a stored function.
 Loadable functions (UDFs) of components and plugins are deliberately not here: nobody can know what they do.
 """
@@ -22,7 +22,7 @@ var_samp variance
 _GENERAL = """
 abs acos add_months adddate addtime aes_decrypt aes_encrypt ascii asin atan atan2 benchmark bin bin_to_uuid
 binlog_gtid_pos bit_count bit_length cast ceil ceiling char char_length character_length charset chr coalesce
-coercibility collation compress concat concat_operator_oracle concat_ws connection_id conv convert convert_tz
+coercibility collation compress concat concat_operator_oracle concat_ws conv convert convert_tz
 cos cot crc32 crc32c curdate current_date current_role current_time current_timestamp current_user curtime
 database date date_add date_format date_sub datediff day dayname dayofmonth dayofweek dayofyear decode
 decode_histogram decode_oracle default degrees des_decrypt des_encrypt elt encode encrypt etag exp export_set

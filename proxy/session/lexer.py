@@ -120,6 +120,8 @@ def _blank_with_comments(sql: bytes, mode: int) -> bytes | None:
         elif group == "literal":
             out.append(b"''")
         elif group == "comment":
+            if out and out[-1].endswith(b"--"):
+                return None  # `--#`: what is left would read as the beginning of another comment
             out.append(b" ")
         elif group == "run":
             inner = blank(match["run"], mode & ~ANSI_QUOTES)

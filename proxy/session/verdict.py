@@ -44,6 +44,8 @@ KILL_CONNECTION: Final = 7
 KILL_QUERY: Final = 8
 # EXECUTE of what PREPARE … FROM has prepared; its name is the label.
 EXECUTE_TEXT: Final = 9
+# SELECT CONNECTION_ID(); the name of its column is the label.
+SELECT_CONNECTION_ID: Final = 10
 
 # Statements that read and write data, by their first word.
 DML: Final = (b"select", b"insert", b"update", b"delete", b"replace", b"with", b"values", b"table", b"do")

@@ -267,3 +267,24 @@ def test_a_statement_behind_a_broken_connection_keeps_its_slot_until_it_is_kille
             other.quit()
     finally:
         cutter.close()
+
+
+# --- the id ---
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("sql", ["SELECT CONNECTION_ID()", "select connection_id() as `me`;"])
+def test_a_client_is_told_the_id_it_can_be_killed_by(world: Server, pooler: Proxy, sql: str, binary: bool) -> None:
+    answers = []
+    for target in (world, pooler):
+        with Raw(target, *ACCOUNT, DATABASE) as client:
+            answer = client.execute(client.prepare(sql)) if binary else client.query(sql)
+            assert int(answer.value or 0) % (1 << 32) == client.ident  # MariaDB sends four bytes
+            answers.append((answer.columns, answer.status))
+            client.quit()
+    assert answers[0] == answers[1]
+    with connect(pooler) as client, connect(pooler) as killer:
+        ident = client.get("SELECT CONNECTION_ID()")
+        killer.ok(f"KILL {int(ident or 0)}")
+        assert client.at_end()
+        killer.quit()

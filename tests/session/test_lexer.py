@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.session.lexer import ANSI_QUOTES, NO_BACKSLASH_ESCAPES, UNSAFE_CHARSET, blank, statements, tokens, unquote
@@ -65,6 +65,7 @@ def test_tokens_and_statements() -> None:
     assert unquote(b"c") == b"c"
 
 
+@example("--#", 0)
 @given(st.text("'\"`\\ax-#/*!\n ;", max_size=30), st.integers(0, 3))
 def test_blanking_never_raises_and_what_it_leaves_is_stable(text: str, mode: int) -> None:
     once = blank(text.encode(), mode)
