@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.session import pins
+from proxy.session import pins, uservars
 from proxy.session.state import COLLATION_UNKNOWN, PIN_MASK
 from proxy.session.verdict import (
     CALC_FOUND_ROWS,
@@ -29,6 +29,8 @@ from . import doubt, held, release, soft
 from .prepared import Prepared, end_private, remember_long_data_error
 
 if TYPE_CHECKING:
+    from proxy.session.uservars import Assignments
+
     from .backend import Backend
     from .client import Client
     from .internal import Answer
@@ -152,6 +154,8 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
             client.add_pins(verdict.pins)
         if verdict.unpins:
             client.drop_pins(verdict.unpins)
+    if verdict.assigns and error is None:
+        _carry(client, backend, verdict.assigns)
     if client.pins and (verdict.holds or verdict.pins):
         locks = held.follow(client, error)
         if locks is not None:
@@ -261,10 +265,26 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
     release.settle(client, backend)
 
 
+def _carry(client: Client, backend: Backend, assigns: Assignments) -> None:
+    """User variables have been set to constants. Of a session that has others, nobody knows all."""
+    if client.pins & (pins.USER_VARIABLE | pins.OPAQUE | pins.UNNAMED_STATE):
+        return
+    variables = dict(client.settings.variables)
+    for name, value in assigns:
+        constant = uservars.constant(value, client.settings.collation)
+        if constant is None or (value.lower() == b"null" and name in variables):  # NULL keeps the type there was before
+            client.add_pins(pins.USER_VARIABLE)
+            return
+        variables[name] = constant
+    client.settings = backend.settings = client.relay.settings.replace(
+        client.settings, variables=tuple(variables.items())
+    )
+
+
 def _explained(client: Client) -> bool:
     """Whether the statement says by itself why the server reports a change without a name."""
     verdict = client.verdict
-    if verdict.pins or verdict.holds:
+    if verdict.pins or verdict.holds or verdict.assigns:
         return True
     return bool(client.pins & pins.TEMPORARY_TABLE) and verdict.kind in _DDL  # of a temporary table
 

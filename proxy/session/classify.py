@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from proxy.session import holds
+from proxy.session import holds, uservars
 from proxy.session import pins as p
 from proxy.session.effects import Effects
 from proxy.session.functions import HARMLESS
@@ -38,6 +38,7 @@ from proxy.session.verdict import (
     KILL_QUERY,
     LOCAL_NONE,
     NAMES,
+    PINS_ON_SUCCESS,
     PLAIN,
     SELECT_CONNECTION_ID,
     SELECT_FOUND_ROWS,
@@ -219,7 +220,10 @@ class Classifier:
         kind = _kind(text)
         if len(parts) == 1:
             held = holds.of(sql, kind, parts[0])
-            if held:
+            assigns = uservars.assigned(sql) if kind == b"set" and effect.pins == p.USER_VARIABLE else ()
+            if assigns:
+                effect = Effect(flags=NAMES | PINS_ON_SUCCESS, assigns=assigns)
+            elif held:
                 effect = effect.plus(flags=NAMES)._replace(holds=held)
             elif kind == b"execute":
                 name = holds.executed(sql)

@@ -115,7 +115,7 @@ class Settings:
         return dict(self.variables).get(name)
 
     def __repr__(self) -> str:
-        changed = b", ".join(b"%s=%s" % item for item in self.variables)
+        changed = b", ".join(b"%s=%s" % item if item[0][:1] != b"@" else item[0] for item in self.variables)
         schema = b"no schema" if self.schema is None else self.schema
         text = b"<Settings %s %s autocommit=%d %s>" % (schema, self.collation, self.autocommit, changed)
         return text.decode("utf-8", "replace")
@@ -282,6 +282,8 @@ def _plan(have: Settings, want: Settings) -> tuple[bytes, ...] | None:
     items += [_variable_item(name, value) for name, value in want.variables if had.get(name) != value]
     if any(name in had and had[name] != wanted.get(name) for name in _HOSTILE):
         return None
+    if any(name[:1] == b"@" and name not in wanted for name in had):
+        return None  # one that was set to NULL is not one that was never set
     items += [_default_item(name) for name, _ in have.variables if name not in wanted]
     commands = [_COM_QUERY + b"SET " + b",".join(items)] if items else []
     if have.multi_statements != want.multi_statements:
@@ -309,6 +311,8 @@ def _autocommit_item(want: Settings) -> bytes:
 
 
 def _variable_item(name: bytes, value: bytes) -> bytes:
+    if name[:1] == b"@":
+        return b"@`" + name[1:] + b"`=" + value  # a constant: module `uservars`
     if not _NAME.match(name):
         raise ValueError(f"not the name of a variable: {name!r}")
     bare = _NUMBER.match(value) or (name == b"system_versioning_asof" and value == b"DEFAULT")

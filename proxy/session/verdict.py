@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from proxy.session import pins as p
 from proxy.session.holds import Hold
+from proxy.session.uservars import Assignments
 
 # Soft state that a statement reads (protocol.md C.6).
 NEED_INSERT_ID: Final = 1
@@ -25,7 +26,7 @@ CREDENTIALS: Final = 64
 LOCAL_INFILE: Final = 128
 IGNORE_TRACKERS: Final = 256
 TIMESTAMP_DEFAULT: Final = 512
-NAMES: Final = 2048  # it takes something by its name or gives it back: `holds`
+NAMES: Final = 2048  # it takes something by its name, gives it back or sets it: `holds`, `assigns`
 PINS_ON_SUCCESS: Final = 1024  # if it ends with ERR it has done nothing: its pins need not be set
 
 # Only true of a whole text when true of each of its statements.
@@ -57,7 +58,7 @@ FIRST_VIRTUAL_ID: Final = 0x80000000
 class Verdict:
     """What a text does to the session. Shared between equal texts: never change one."""
 
-    __slots__ = ("flags", "holds", "kind", "local", "local_label", "needs", "pins", "readback", "unpins")
+    __slots__ = ("assigns", "flags", "holds", "kind", "local", "local_label", "needs", "pins", "readback", "unpins")
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class Verdict:
         flags: int = 0,
         readback: tuple[bytes, ...] = (),
         holds: tuple[Hold, ...] = (),
+        assigns: Assignments = (),
         local: int = LOCAL_NONE,
         local_label: bytes = b"",
     ) -> None:
@@ -78,6 +80,7 @@ class Verdict:
         self.flags = flags
         self.readback = readback
         self.holds = holds
+        self.assigns = assigns
         self.local = local
         self.local_label = local_label
 
@@ -94,7 +97,8 @@ class Effect(NamedTuple):
     needs: int = 0
     flags: int = 0
     readback: tuple[bytes, ...] = ()
-    holds: tuple[Hold, ...] = ()  # of a statement that is alone in its text
+    holds: tuple[Hold, ...] = ()  # these two of a statement that is alone in its text
+    assigns: Assignments = ()
 
     def then(self, other: Effect) -> Effect:
         """This statement and after it the other one, in one text."""

@@ -148,7 +148,7 @@ def test_who_has_the_connections_and_who_waits_is_shown(desk: tuple[Proxy, Desk]
     pooler, at = desk
     holder, pinned = Raw(pooler, database="test"), Raw(pooler, database="test")
     holder.ok("START TRANSACTION")
-    pinned.ok("SET @x = 1")
+    pinned.ok("SET @x = 0 + 1")
     waiting = [Raw(pooler, database="test") for _ in range(2)]
     for number, client in enumerate(waiting, 1):
         client.send_query("SELECT 7")

@@ -86,7 +86,7 @@ def test_a_connection_is_killed_by_its_id(world: Server, pooler: Proxy, state: s
         elif state == "transaction":
             victim.ok("BEGIN")
         elif state == "pinned":
-            victim.ok("SET @x = 1")
+            victim.ok("SET @x = 0 + 1")
         elif state == "waiting":
             blocker.ok("BEGIN")
             victim.send_query("SELECT 1")

@@ -88,7 +88,7 @@ def _while_pinned(client: Raw, holder: Raw, proxy: Proxy) -> None:
 
 
 def _while_opaque_and_running(client: Raw, holder: Raw, proxy: Proxy) -> None:
-    client.ok("PREPARE s FROM 'SELECT SLEEP(0.2)'")
+    client.ok('PREPARE s FROM "SELECT SLEEP(0.2)"')  # in double quotes it is not looked into
     client.send_query("EXECUTE s")
     wait_until(lambda: proxy.metrics()['mybouncer_pinned_sessions{reason="opaque"}'] == 1, 5.0, "it runs")
 
@@ -291,7 +291,7 @@ def test_a_backend_killed_in_a_statement_costs_this_statement_only(world: Server
         other.quit()
 
 
-@pytest.mark.parametrize("hold", ["BEGIN", "SET @x = 1", "LOCK TABLES one READ"])
+@pytest.mark.parametrize("hold", ["BEGIN", "SET @x = 0 + 1", "LOCK TABLES one READ"])
 @pytest.mark.parametrize("running", [True, False], ids=["running", "idle"])
 def test_a_backend_killed_in_a_transaction_ends_its_client(
     world: Server, shared_proxy: Start, hold: str, running: bool

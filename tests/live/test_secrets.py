@@ -92,7 +92,7 @@ def _say_secrets(server: Server, pooler: Proxy) -> None:
     """Statements with passwords in them: done, refused, pinned, broken off."""
     second = f"'{canary('second')}'"
     with Raw(pooler, "canary", canary("first")) as client:
-        client.ok(f"SET @pinned = '{canary('statement')}'")
+        client.ok(f"SET @pinned = CONCAT('{canary('statement')}')")
         client.query(f"ALTER USER nobody_at_all@'%' IDENTIFIED BY '{canary('third')}'")
         client.ok(f"SET PASSWORD = {f'PASSWORD({second})' if server.flavour == 'mariadb' else second}")
         client.send(b"\x16" + f"ALTER USER canary@'%' IDENTIFIED BY '{canary('fourth')}'".encode())
@@ -106,10 +106,23 @@ def _say_secrets(server: Server, pooler: Proxy) -> None:
 def _asked_at(path: str, pooler: Proxy, config: Path) -> list[str]:
     """What the console shows, and what it says to secrets that are typed into it or changed in the file."""
     desk = Desk(path)
-    lists = ("CLIENTS", "BACKENDS", "POOLS", "QUEUE", "PINS", "ACCOUNTS", "STATS", "CONFIG", "VERSION")
+    lists = (
+        "CLIENTS",
+        "BACKENDS",
+        "POOLS",
+        "QUEUE",
+        "PINS",
+        "ACCOUNTS",
+        "HOLDERS",
+        "STATEMENTS",
+        "STATS",
+        "CONFIG",
+        "VERSION",
+    )
     try:
         with Raw(pooler, "canary", canary("second")) as client:
-            client.ok(f"SET @pinned = '{canary('statement')}'")
+            client.ok(f"SET @carried = '{canary('statement')}'")
+            client.ok(f"SET @pinned = CONCAT('{canary('statement')}')")
             said = [str(desk.about(client.ident)), *(str(desk.ask(f"SHOW {each}")) for each in lists)]
         keys = ("auth.lookup_password", 'users."app".password', "console.password")
         said += [str(desk.error(f"SET {key} = '{canary('typed')}'")) for key in keys]

@@ -170,7 +170,7 @@ def test_a_client_that_leaves_during_its_restore_leaves_a_backend_that_is_reset(
 def test_a_reset_that_fails_closes_the_backend(world: World):
     app = world.app()
     server = world.settled(app, b"SELECT @a")
-    app.query(b"SET @a = 1")
+    app.query(b"SET @a = 0 + 1")
     server.take()
     server.ok()
     app.leave()

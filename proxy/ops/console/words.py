@@ -7,7 +7,7 @@ from proxy.session import pins as p
 _RESET = "until it resets or disconnects"
 
 PIN_WORDS = {
-    p.USER_VARIABLE: f"it has set a user variable (@x): {_RESET}",
+    p.USER_VARIABLE: f"it has set a user variable (@x) to what is no constant: {_RESET}",
     p.NAMED_LOCK: "it has called GET_LOCK(): until RELEASE_LOCK() of every name, or RELEASE_ALL_LOCKS()",
     p.TEMPORARY_TABLE: "it has made a temporary table: until all of them are dropped",
     p.HANDLER: "it has opened a HANDLER: until all of them are closed",
