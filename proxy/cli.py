@@ -154,20 +154,20 @@ def _check_config(path: Path) -> int:
 
 
 def _console(execute: str | None, as_json: bool, connect: str | None, path: Path | None) -> int:
-    def talk(connection: Connection) -> int:
+    def talk(open_console: Callable[[], Connection]) -> int:
         from proxy.ops.console.shell import Shell
 
-        shell = Shell(connection, as_json=as_json)
-        if execute is None and sys.stdin.isatty():
-            shell.talk()
-            return OK
-        return OK if shell.run(sys.stdin.read() if execute is None else execute) else FAILED
+        with contextlib.closing(Shell(open_console, as_json=as_json)) as shell:
+            if execute is None and sys.stdin.isatty():
+                shell.talk()
+                return OK
+            return OK if shell.run(sys.stdin.read() if execute is None else execute) else FAILED
 
-    return _connected(connect, path, talk)
+    return _at_console(connect, path, talk)
 
 
-def _connected(connect: str | None, path: Path | None, use: Callable[[Connection], int]) -> int:
-    """`use` a connection to the console of a running mybouncer; 1 if there is none."""
+def _at_console(connect: str | None, path: Path | None, use: Callable[[Callable[[], Connection]], int]) -> int:
+    """`use` what gives connections to the console of a running mybouncer; 1 if there is none."""
     config = _load(path, {})
     if config is None:
         return BAD_CONFIGURATION
@@ -186,18 +186,13 @@ def _connected(connect: str | None, path: Path | None, use: Callable[[Connection
             print(f"mybouncer: {error}", file=sys.stderr)
             return FAILED
         try:
-            opened = connection.Connection(address, connection.password_for(address, config))
-        except (OSError, ConsoleError) as error:
-            print(f"mybouncer: no console at {address}: {_reason(error)}", file=sys.stderr)
+            password = connection.password_for(address, config)
+            return use(lambda: connection.connect(address, password))
+        except connection.NoConsole as error:
+            print(f"mybouncer: {error}", file=sys.stderr)
             return FAILED
-        with contextlib.closing(opened):
-            return use(opened)
 
     return _guarded(run, debug=config.log.level == "debug")
-
-
-def _reason(error: Exception) -> str:
-    return _os_error(error) if isinstance(error, OSError) else str(error)
 
 
 def _demo(once: bool) -> int:

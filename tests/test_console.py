@@ -9,10 +9,10 @@ import pytest
 
 from proxy.address import Address
 from proxy.config import entries, load, split_key
-from proxy.ops.console import commands, dialect, place, server
+from proxy.ops.console import commands, dialect, place
 from proxy.ops.console.client import FIELDS
 from proxy.ops.console.live import LIVE
-from proxy.ops.console.values import ConsoleError
+from proxy.ops.console.values import ConsoleError, harmless
 from proxy.ops.console.words import PIN_WORDS
 from proxy.session import pins
 
@@ -220,8 +220,8 @@ def test_what_nobody_can_answer_is_an_error(text: str, words: str) -> None:
 
 
 def test_a_terminal_is_not_told_what_to_do_by_a_client() -> None:
-    assert server._harmless("api\x1b[2J\n\u202e") == r"api\x1b[2J\n\u202e"
-    assert server._harmless("größe ✓") == "größe ✓"
+    assert harmless("api\x1b[2J\n\u202e") == r"api\x1b[2J\n\u202e"
+    assert harmless("größe ✓") == "größe ✓"
 
 
 # --- where the socket is ---

@@ -87,8 +87,8 @@ def own_desk(
     """Starts a pooler that a test has for itself."""
     with contextlib.ExitStack() as stack:
 
-        def start(**options: Any) -> tuple[Proxy, Desk]:
-            path = str(console_directory / f"own-{free_port()}.sock")
+        def start(*, path: str = "", **options: Any) -> tuple[Proxy, Desk]:
+            path = path or str(console_directory / f"own-{free_port()}.sock")
             pooler = proxy(mariadb, console__socket=path, **options)
             return pooler, stack.enter_context(contextlib.closing(Desk(path)))
 

@@ -89,6 +89,7 @@ def test_idle_in_a_transaction(server: Server, shared: Shared) -> None:
         assert row["statement"] == "SELECT v FROM one WHERE v = ?"
         assert row["cause"].endswith("neither committed nor rolled back?")
         assert pooler.metrics()['mybouncer_holders{kind="idle_in_transaction"}'] == 1
+        assert desk.one("SHOW CLIENTS")["holder"] == "idle_in_transaction"
         client.commit()
         over(pooler, desk, "idle_in_transaction")
     assert "4711" not in pooler.log()

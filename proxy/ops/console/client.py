@@ -13,7 +13,7 @@ from proxy.session import pins
 from proxy.wire import constants as c
 
 from .values import Column, ConsoleError, Context, Row
-from .views import CLIENTS, client_row
+from .views import CLIENTS, client_row, holder_kinds
 from .words import PIN_WORDS
 
 COLUMNS = (
@@ -62,7 +62,7 @@ def client(context: Context, argument: str) -> Iterator[Row]:
     relay = context.relay
     one = find_client(relay, argument)
     now = relay.clock()
-    values = client_row(one, now)
+    values = client_row(one, now, holder_kinds(relay).get(one, ""))
     for column, value in zip(CLIENTS, values, strict=True):
         yield column.name, None if value is None else str(value)
     yield "why", _why(relay, one, now)

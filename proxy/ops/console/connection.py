@@ -103,6 +103,20 @@ class Connection:
         return Answer(tuple(name for name, _ in columns), tuple(rows))
 
 
+class NoConsole(ConsoleError):
+    """There is no console where it should be, or it lets us not in."""
+
+
+def connect(address: Address, password: str) -> Connection:
+    """A connection to the console at `address`. Raises NoConsole, with the address and the reason."""
+    try:
+        return Connection(address, password)
+    except OSError as exc:
+        raise NoConsole(f"no console at {address}: {exc.strerror or exc}") from exc
+    except ConsoleError as exc:
+        raise NoConsole(f"no console at {address}: {exc}", exc.code, exc.state) from exc
+
+
 def _checked(packet: bytes) -> bytes:
     if packet[:1] == b"\xff":
         error = parse_err(packet)

@@ -37,7 +37,7 @@ from proxy.wire.packets import (
 
 from . import commands, dialect
 from .place import own_directory, socket_name
-from .values import Column, ConsoleError, Context, Row, Value
+from .values import Column, ConsoleError, Context, Row, Value, harmless
 
 MAX_SESSIONS = 32  # on the port, so that nobody fills memory with logins that never end
 SLICE = 50  # rows: some 0.5 ms of work
@@ -324,14 +324,7 @@ class _Session:
 
 
 def _encode(value: Value) -> bytes:
-    return b"\xfb" if value is None else lenenc_str(_harmless(str(value)).encode())
-
-
-def _harmless(text: str) -> str:
-    """What clients say of themselves may hold what a terminal obeys; people read this in one."""
-    if text.isprintable():
-        return text
-    return "".join([one if one.isprintable() else one.encode("unicode_escape").decode() for one in text])
+    return b"\xfb" if value is None else lenenc_str(harmless(str(value)).encode())
 
 
 def _text(name: bytes | None) -> str | None:

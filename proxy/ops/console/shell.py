@@ -5,26 +5,31 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .commands import COMMANDS
 from .connection import Answer, Connection
 from .values import ConsoleError, Value
 
-_SPLIT = re.compile(r"""((?:[^;'"]|'[^']*'|"[^"]*")+)""")
+_SPLIT = re.compile(r"""((?:[^;'"]|'[^']*'|"[^"]*"|['"].*)+)""", re.DOTALL)  # a quote left open goes to the end
+_QUOTED = re.compile("'[^']*'|\"[^\"]*\"")
+_PROMPT, _GOES_ON = "mybouncer> ", "        -> "
 _FOREVER = 365 * 86400.0  # PAUSE takes as long as it takes
 _ENDS = ("quit", "exit", "\\q")
 _HELP = ("help", "?", "\\h")
 
 
 class Shell:
-    """One person, or script, at the console."""
+    """One person, or script, at the console. `connect` gives a connection to it."""
 
-    def __init__(self, connection: Connection, *, as_json: bool) -> None:
-        self._connection = connection
+    def __init__(self, connect: Callable[[], Connection], *, as_json: bool) -> None:
+        self._connect = connect
+        self._connection: Connection | None = connect()
         self._as_json = as_json
         # A file or a pipe has no width: nothing is cut off there.
         width = None if sys.stdout.isatty() else 100_000
@@ -32,34 +37,67 @@ class Shell:
 
     def run(self, text: str) -> bool:
         """Carry out the commands in `text`; False at the first that fails, which is told."""
-        for command in _SPLIT.findall(text):
-            if not command.strip():
-                continue
-            try:
-                self._show(self._connection.ask(command.strip(), _FOREVER))
-            except ConsoleError as exc:
-                print(f"ERROR {exc.code} ({exc.state}): {exc}", file=sys.stderr)
-                return False
+        return all(self._carry_out(command) for command in _commands(text))
+
+    def _carry_out(self, command: str) -> bool:
+        if self._connection is None:
+            self._connection = self._connect()
+        try:
+            self._show(self._connection.ask(command, _FOREVER))
+        except ConsoleError as exc:
+            print(f"ERROR {exc.code} ({exc.state}): {exc}", file=sys.stderr)
+            return False
         return True
 
+    def close(self) -> None:
+        """Leave the console."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def talk(self) -> None:
-        """Commands from the terminal until it ends."""
+        """Commands from the terminal until it ends.
+
+        A command ends with its line; one of which only the beginning is there, or a quote is open, goes on in the next.
+        """
         import readline  # noqa: F401 (input() gets its editing and history from it)
 
         print("SHOW HELP lists the commands; quit ends.")
+        said = ""
         while True:
             try:
-                said = input("mybouncer> ").strip()
+                line = input(_GOES_ON if said else _PROMPT)
             except KeyboardInterrupt:
                 print()
+                said = ""
                 continue
             except EOFError:
                 print()
                 return
-            word = said.rstrip(";").lower()
-            if word in _ENDS:
+            said = f"{said}\n{line}" if said else line
+            if line.strip() and _goes_on(said):
+                continue
+            if self._said(said):
                 return
-            self.run("SHOW HELP" if word in _HELP else said)
+            said = ""
+
+    def _said(self, text: str) -> bool:
+        """Carry out what was typed; True where it says that this is the end."""
+        for command in _commands(text):
+            if command.lower() in _ENDS:
+                return True
+            try:
+                if not self._carry_out("SHOW HELP" if command.lower() in _HELP else command):
+                    break
+            except KeyboardInterrupt:
+                print("\nnot waiting for the answer any more", file=sys.stderr)
+                self.close()  # the answer may still come
+                break
+            except (OSError, ConsoleError) as exc:
+                print(f"the connection is lost: {exc}; the next command tries again", file=sys.stderr)
+                self.close()
+                break
+        return False
 
     def _show(self, answer: Answer) -> None:
         if self._as_json:
@@ -85,6 +123,7 @@ class Shell:
             for name, value in zip(answer.columns, row, strict=True):
                 self._screen.print(f"{name:>{width}}: {_text(value)}")
             self._screen.print()
+        self._count(answer)
 
     def _show_table(self, answer: Answer) -> None:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -94,7 +133,28 @@ class Shell:
         for row in answer.rows:
             table.add_row(*(Text(_text(value)) for value in row))
         self._screen.print(table, soft_wrap=False)
+        self._count(answer)
+
+    def _count(self, answer: Answer) -> None:
         self._screen.print(f"{len(answer.rows)} row{'' if len(answer.rows) == 1 else 's'}")
+
+
+def _commands(text: str) -> list[str]:
+    """The commands in a text, which are separated by semicolons."""
+    return [command.strip() for command in _SPLIT.findall(text) if command.strip()]
+
+
+def _goes_on(text: str) -> bool:
+    """Whether the last command in a text is not all there."""
+    if text.rstrip().endswith(";") and not _has_open_quote(text):
+        return False
+    last = (_commands(text) or [""])[-1]
+    words = " ".join(last.upper().split())
+    return _has_open_quote(last) or any(one.words.startswith(f"{words} ") for one in COMMANDS if words)
+
+
+def _has_open_quote(text: str) -> bool:
+    return bool(re.search("['\"]", _QUOTED.sub("", text)))
 
 
 def _plain(answer: Answer) -> object:

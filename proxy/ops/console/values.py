@@ -40,3 +40,10 @@ class ConsoleError(Exception):
         super().__init__(text)
         self.code = code
         self.state = state
+
+
+def harmless(text: str) -> str:
+    """What clients say of themselves may hold what a terminal obeys; people read this in one."""
+    if text.isprintable():
+        return text
+    return "".join([one if one.isprintable() else one.encode("unicode_escape").decode() for one in text])

@@ -19,6 +19,7 @@ from proxy.pool.queue import WAITING
 from proxy.relay import numbers
 from proxy.relay.backend import Backend
 from proxy.relay.client import Client
+from proxy.relay.relay import Relay
 from proxy.session import pins
 from proxy.wire import constants as c
 
@@ -41,18 +42,28 @@ CLIENTS = (
     Column("schema", "text", "Its default schema."),
     Column("prepared", "int", "Prepared statements that it has open."),
     Column("unread_bytes", "int", "Bytes of answers that it has not read yet."),
+    Column("holder", "text", "Of which kinds of `SHOW HOLDERS` it is one. Empty: of none."),
 )
 
 
 def clients(context: Context, _: str) -> Iterator[Row]:
     """Every client that has logged in."""
-    now = context.relay.clock()
+    now, kinds = context.relay.clock(), holder_kinds(context.relay)
     for client in list(context.relay.clients.values()):
         if not client.closed:
-            yield client_row(client, now)
+            yield client_row(client, now, kinds.get(client, ""))
 
 
-def client_row(client: Client, now: float) -> Row:
+def holder_kinds(relay: Relay) -> dict[Client, str]:
+    """Of which kinds of holders clients are, as of the last look for them."""
+    found: dict[Client, str] = {}
+    for holder in relay.holders.current():
+        for client in holder.clients:
+            found[client] = f"{found[client]}, {holder.kind}" if client in found else holder.kind
+    return found
+
+
+def client_row(client: Client, now: float, kinds: str) -> Row:
     """One client, as in CLIENTS."""
     backend, waiter = client.backend, client.waiter
     seconds = None
@@ -74,6 +85,7 @@ def client_row(client: Client, now: float) -> Row:
         _schema(client.settings.schema),
         len(client.statements) if client.statements else 0,
         client.read_ahead,
+        kinds,
     )
 
 
