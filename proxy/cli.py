@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proxy.ops.console.connection import Connection
 
 OK, FAILED, BAD_CONFIGURATION = 0, 1, 2
+_SHORTEST, _LONGEST = 0.2, 3600.0  # seconds between two looks of `mybouncer top`
 
 app = typer.Typer(
     name="mybouncer",
@@ -114,6 +115,16 @@ def console(
 
 
 @app.command()
+def top(
+    interval: Annotated[str, typer.Option(metavar="DURATION", help="The time between two looks.")] = "1s",
+    connect: _Connect = None,
+    config: _ConsoleConfig = None,
+) -> None:
+    """Watch a running mybouncer: who holds the connections, who waits, and why."""
+    raise typer.Exit(_top_view(interval, connect, config))
+
+
+@app.command()
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Show it once and leave.")] = False,
 ) -> None:
@@ -164,6 +175,36 @@ def _console(execute: str | None, as_json: bool, connect: str | None, path: Path
             return OK if shell.run(sys.stdin.read() if execute is None else execute) else FAILED
 
     return _at_console(connect, path, talk)
+
+
+def _top_view(interval: str, connect: str | None, path: Path | None) -> int:
+    from proxy.values import parse_duration
+
+    try:
+        seconds = parse_duration(interval)
+    except ValueError as error:
+        print(f"mybouncer: --interval {interval}: {error}; for example 1s", file=sys.stderr)
+        return BAD_CONFIGURATION
+    if not _SHORTEST <= seconds <= _LONGEST:
+        print(f"mybouncer: --interval {interval}: allowed: 200ms to 1h", file=sys.stderr)
+        return BAD_CONFIGURATION
+
+    def show(open_console: Callable[[], Connection]) -> int:
+        from proxy.ops import top
+
+        top.run(open_console, seconds)
+        return OK
+
+    from proxy.ops.top.terminal import what_is_missing
+
+    missing = what_is_missing()
+    if missing:
+        print(
+            f'mybouncer: top {missing}; the numbers without one: mybouncer console -e "SHOW STATS"',
+            file=sys.stderr,
+        )
+        return BAD_CONFIGURATION
+    return _at_console(connect, path, show)
 
 
 def _at_console(connect: str | None, path: Path | None, use: Callable[[Callable[[], Connection]], int]) -> int:

@@ -69,8 +69,7 @@ def test_the_package_can_be_run() -> None:
 def test_help_lists_the_commands_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("serve", "check-config", "console", "demo"))
-    assert " top" not in out
+    assert all(command in out for command in ("serve", "check-config", "console", " top ", "demo"))
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["serve", "--nonsense"], ["check-config"]])

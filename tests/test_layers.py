@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": PURE | {"config", "relay"},
     "server": PURE | {"config", "relay", "ops"},
     "demo": PURE | {"config", "relay", "ops", "server"},
-    "cli": PURE | {"config", "relay", "ops", "server", "demo"},
+    "cli": PURE | {"values", "config", "relay", "ops", "server", "demo"},
     "__main__": {"proxy", "cli"},
 }
 # Who decides does not do: these floors get bytes and times as arguments.

@@ -53,6 +53,15 @@ def test_secrets_are_blanked_and_lines_stay_lines(fmt: str) -> None:
     assert len(out.getvalue().splitlines()) == 1
 
 
+@pytest.mark.parametrize("fmt", ["logfmt", "json"])
+def test_what_clients_say_does_not_reach_the_terminal(fmt: str) -> None:
+    out = io.StringIO()
+    configure("info", fmt, out)
+    get_logger().info("holder", who="`shop\x1b[2J\x9b` pid 7", kind="ok\u202e")
+    assert out.getvalue().strip().isprintable()
+    assert "shop" in out.getvalue() and "x1b[2J" in out.getvalue()
+
+
 def test_a_limited_line_comes_once_per_key_and_interval_and_counts_the_rest() -> None:
     out = io.StringIO()
     configure("info", "logfmt", out)

@@ -53,6 +53,7 @@ def configure(level: str = "info", fmt: str = "logfmt", stream: TextIO | None = 
             _blank_secrets,
             structlog.processors.format_exc_info,
             _plain_keys,
+            _plain_values,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -77,6 +78,14 @@ def _blank_secrets(_logger: object, _method: str, event: EventDict) -> EventDict
 def _plain_keys(_logger: object, _method: str, event: EventDict) -> EventDict:
     """logfmt refuses keys with spaces; a log call must not raise."""
     return {key.replace(" ", "_").replace("=", "_") or "_": value for key, value in event.items()}
+
+
+def _plain_values(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Clients name themselves: what a terminal obeys is shown and not done."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in value)
+    return event
 
 
 class Limiter:
