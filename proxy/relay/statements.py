@@ -162,10 +162,27 @@ class Statements:
         self._by_digest = {totals.digest: totals for totals in ranked[: self._keep]}
 
     def top(self) -> Iterator[Totals]:
-        """Those that have kept connections for longest, and the sum of those that were forgotten."""
-        yield from sorted(self._by_digest.values(), key=lambda totals: -totals.lease)[: self._keep]
+        """Those that have kept connections for longest, up to now, and the sum of those that were forgotten."""
+        now = {}
+        for digest, seconds in self._going_on():
+            if digest not in now:
+                now[digest] = Totals(digest)
+                now[digest].add(self._by_digest.get(digest, now[digest]))
+            now[digest].lease += seconds
+        ranked = sorted((self._by_digest | now).values(), key=lambda totals: -totals.lease)
+        yield from ranked[: self._keep]
         if self._others.count:
             yield self._others
+
+    def _going_on(self) -> Iterator[tuple[str, float]]:
+        """What keeps a connection now, and for how long already: a long statement, or the last one before idleness."""
+        clock = self._relay.clock()
+        for backend in self._relay.backends if self._keep else ():
+            client = backend.client
+            if client is not None and (backend.running or not client.busy):
+                seconds = clock - (backend.sent_at if client.busy else client.idle_since)
+                if seconds >= self.long:
+                    yield last_digest(client), seconds
 
     def _log(self, client: Client, reader: ResponseReader, seconds: float, waited: float, now: float) -> None:
         log = self._relay.config.log
@@ -191,6 +208,6 @@ class Statements:
             seconds=round(seconds, 6),
             waited=round(waited, 6),
             rows=reader.rows if reader.had_rows else reader.affected,
-            error=None if reader.error is None else reader.error.code,
             statement=shown(client),
+            **({} if reader.error is None else {"error": reader.error.code}),
         )

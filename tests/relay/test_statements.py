@@ -98,6 +98,22 @@ def test_what_passes_in_a_transaction_belongs_to_the_statement_before() -> None:
     assert next(iter(world.relay.statements.top())).digest == DIGEST
 
 
+def test_what_goes_on_is_shown_before_it_is_over() -> None:
+    world = a_world()
+    app = world.app()
+    run(app, b"BEGIN", 0.001, status=IN_TRANS)
+    world.loop.now += 5.0
+    assert totals(world)["BEGIN"].lease == pytest.approx(5.001)
+    assert totals(world)["BEGIN"].lease == pytest.approx(5.001)  # looking adds nothing
+    app.query(SELECT % 1)
+    world.loop.now += 3.0
+    found = totals(world)
+    assert (found[DIGEST].count, found[DIGEST].lease) == (0, pytest.approx(3.0))
+    world.server.rows(b"1")
+    found = totals(world)
+    assert (found[DIGEST].count, found[DIGEST].lease) == (1, pytest.approx(3.0))
+
+
 def test_a_long_idle_time_is_counted_behind_a_statement_that_was_not() -> None:
     world = a_world()
     app = world.app()
