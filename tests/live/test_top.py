@@ -141,7 +141,7 @@ def test_a_client_in_the_queue_can_be_killed_and_every_list_has_a_page(own_desk:
     terminal.wait_for(f"kill client {waiting.ident}: account app from")
     terminal.keys("y")
     terminal.wait_for(f"client {waiting.ident} .* is gone")
-    for page in ("ACCOUNTS 1", "PINS 0", f"{holder.ident}.*\n(.*\n)*", "LEASES 1"):
+    for page in ("ACCOUNTS 1", "PINS 0", "STATEMENTS", f"{holder.ident}.*\n(.*\n)*", "LEASES 1"):
         terminal.keys("Tab")
         terminal.wait_for(page)
     terminal.keys("BTab")

@@ -15,7 +15,7 @@ KEYS = (
     ("q  Ctrl-C", "quit"),
     ("↑ ↓  PgUp PgDn", "select; Home, End: the first, the last; Esc: nothing"),
     ("k", "kill the selected client, or the clients of the selected holder, after y"),
-    ("Tab  Shift-Tab", "one list on the whole screen: holders, leases, waits, accounts, pins, clients"),
+    ("Tab  Shift-Tab", "one list on the whole screen: holders, leases, waits, accounts, pins, statements, clients"),
     ("s  ← →", f"sort by {', '.join(SORTS)}"),
     ("/", "only who has this in account, program or address; empty: everybody"),
     ("p", "pause updates, and go on"),

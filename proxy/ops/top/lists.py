@@ -215,6 +215,30 @@ def _pins(look: Look) -> Iterator[Item]:
         yield Item(("pin", reason), cells, worst=(now, total))
 
 
+_STATEMENTS = (
+    Column("lease", 1, right=True),
+    Column("count", 2, right=True),
+    Column("average", 3, right=True),
+    Column("wait", 4, right=True),
+    Column("errors", 5, right=True),
+    Column("statement", 0, least=10),
+)
+
+
+def _statements(look: Look) -> Iterator[Item]:
+    for one in look.statements:
+        lease, text = one.number("lease"), one.text("statement")
+        cells = (
+            seconds(lease),
+            str(one.whole("count")),
+            f"{1000 * one.number('average'):.1f}ms",
+            seconds(one.number("wait")),
+            str(one.whole("errors")),
+            text,
+        )
+        yield Item(("statement", text), cells, worst=(lease,))
+
+
 _CLIENTS = (
     Column("since", 2, right=True),
     Column("state", 0),
@@ -261,15 +285,17 @@ _KINDS: dict[str, tuple[tuple[Column, ...], _Rows, Callable[[Look], int]]] = {
     "waits": (_WAITS, _waits, lambda look: look.stat("queue_waiting")),
     "accounts": (_ACCOUNTS, _accounts, lambda look: len(look.accounts)),
     "pins": (_PINS, _pins, lambda look: sum(pin.whole("sessions") for pin in look.pins)),
+    "statements": (_STATEMENTS, _statements, lambda look: len(look.statements)),
     "clients": (_CLIENTS, _clients, lambda look: look.stat("clients")),
 }
 OVERVIEW = "overview"
 PAGES = (OVERVIEW, *_KINDS)
+_PAGES_ONLY = ("statements", "clients")
 
 
 def lists(look: Look, page: str, sort: str, filter_: str) -> list[List]:
-    """The lists of a page: all but that of all clients on the overview, else the one that it is named after."""
-    names = [name for name in _KINDS if name != "clients"] if page == OVERVIEW else [page]
+    """The lists of a page: the one that it is named after; on the overview all but the longest."""
+    names = [name for name in _KINDS if name not in _PAGES_ONLY] if page == OVERVIEW else [page]
     made = []
     for name in names:
         columns, rows, total = _KINDS[name]

@@ -64,6 +64,7 @@ class Look:
     holders: tuple[Record, ...] = ()
     accounts: tuple[Record, ...] = ()
     pins: tuple[Record, ...] = ()
+    statements: tuple[Record, ...] = ()
     clients: tuple[Record, ...] = ()
 
     def stat(self, name: str) -> int:

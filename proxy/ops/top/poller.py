@@ -104,8 +104,9 @@ class Poller:
         }
         queue = records(ask(f"SHOW QUEUE LIMIT {MANY if self.all_waits else FEW}", _ANSWER_WITHIN))
         clients = records(ask("SHOW CLIENTS", _ANSWER_WITHIN)) if self.all_clients else ()
+        statements = records(ask(f"SHOW STATEMENTS LIMIT {FEW}", _ANSWER_WITHIN))
         stats = numbers(ask("SHOW STATS", _ANSWER_WITHIN))
-        return Look(time.monotonic(), stats, self._version, queue=queue, clients=clients, **rows)
+        return Look(time.monotonic(), stats, self._version, queue=queue, statements=statements, clients=clients, **rows)
 
     def kill(self, victim: Victim) -> None:
         """End whoever is meant, on another connection: it may take as long as the server takes for a KILL."""
