@@ -41,6 +41,12 @@ _UTF8 = 33
 _FIRST_LOOK, _LAST_LOOK = 0.05, 1.0
 _GOODBYE = 2.0
 _NOBODY_LISTENS = (ConnectionRefusedError, FileNotFoundError)
+_MAY_KILL_OTHERS = (
+    b"\x03SELECT 1 FROM information_schema.user_privileges"
+    b" WHERE privilege_type IN ('SUPER', 'CONNECTION_ADMIN', 'CONNECTION ADMIN')"
+    b" AND grantee = CONCAT(QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), '@',"
+    b" QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)))"
+)
 _INTERRUPTED = Err(c.ER_QUERY_INTERRUPTED, b"70100", b"Query execution was interrupted")
 _KILLED = Err(c.ER_CONNECTION_KILLED, b"70100", b"Connection was killed")
 
@@ -86,7 +92,7 @@ class Control:
         elif victim.backend is not None:
             error = await self._kill_leased(client.pool, victim, victim.backend, query)
             self._answer(client, error)
-        elif victim.pool.account is not client.pool.account:
+        elif victim.pool.account is not client.pool.account and not await self._may_kill_others(client.pool):
             self._answer(client, Err(c.ER_KILL_DENIED, b"HY000", b"You are not owner of thread %d" % ident))
         else:
             if not query:
@@ -95,6 +101,15 @@ class Control:
                 text = _INTERRUPTED.message.decode()
                 victim.wait_failed(Failure(FailureKind.ACCOUNT_ERROR, _INTERRUPTED.code, text, _INTERRUPTED.state))
             self._answer(client, None)
+
+    async def _may_kill_others(self, pool: Pool) -> bool:
+        """Whether the server would let this account kill the connections of others."""
+        try:
+            async with self._connection(pool) as control:
+                (answer,) = await control.run((_MAY_KILL_OTHERS,))
+        except (Refused, OSError, PeerGone, ProtocolError, TimeoutError):
+            return False
+        return answer.error is None and bool(answer.rows)
 
     def interrupt(self, backend: Backend) -> None:
         """Nobody waits for the statement any more that runs there: end it."""

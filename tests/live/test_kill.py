@@ -21,6 +21,7 @@ from tests.live.raw import Raw
 from tests.servers import Server, wait_until
 
 ACCOUNT, STRANGER, CUT = (("victims", "victims-secret"), ("stranger", "stranger-secret"), ("cut", "cut-secret"))
+CHIEF = ("chief", "chief-secret")
 DATABASE = "victims"
 
 Start = Callable[..., Proxy]
@@ -31,7 +32,7 @@ def world(server: Server) -> Iterator[Server]:
     """The server, with two accounts and a table that SLEEP() can be interrupted in."""
     accounts = [
         statement
-        for user, password in (ACCOUNT, STRANGER, CUT)
+        for user, password in (ACCOUNT, STRANGER, CUT, CHIEF)
         for statement in (
             f"CREATE USER {user}@'%' IDENTIFIED BY '{password}'",
             f"GRANT ALL ON {DATABASE}.* TO {user}@'%'",
@@ -39,8 +40,11 @@ def world(server: Server) -> Iterator[Server]:
     ]
     server.execute(f"CREATE DATABASE {DATABASE}", *accounts, f"CREATE TABLE {DATABASE}.one (id INT PRIMARY KEY)")
     server.execute(f"INSERT INTO {DATABASE}.one VALUES (1)")
+    may = "CONNECTION ADMIN, PROCESS" if server.flavour == "mariadb" else "CONNECTION_ADMIN, PROCESS"
+    server.execute(f"GRANT {may} ON *.* TO {CHIEF[0]}@'%'")
     yield server
-    server.execute(f"DROP DATABASE {DATABASE}", f"DROP USER {ACCOUNT[0]}@'%', {STRANGER[0]}@'%', {CUT[0]}@'%'")
+    names = ", ".join(f"{user}@'%'" for user, _ in (ACCOUNT, STRANGER, CUT, CHIEF))
+    server.execute(f"DROP DATABASE {DATABASE}", f"DROP USER {names}")
 
 
 @pytest.fixture
@@ -117,6 +121,16 @@ def test_nobody_kills_the_clients_of_others(world: Server, pooler: Proxy) -> Non
         unknown = killer.query("KILL 4294967290").error
         assert unknown is not None and unknown.code == 1094
         victim.quit()
+        killer.quit()
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_who_may_kill_everybody_on_the_server_may_here(world: Server, pooler: Proxy, running: bool) -> None:
+    with connect(pooler) as victim, connect(pooler, CHIEF) as killer:
+        if running:
+            sleep(world, victim)
+        killer.ok(f"KILL {victim.ident}")
+        wait_until(victim.at_end, 5.0, "it is closed")
         killer.quit()
 
 

@@ -178,8 +178,23 @@ def test_an_idle_client_of_another_account_is_not_killed(world: World):
     victim, killer = world.app(user="other"), world.app()
     killer.send(kill(victim.client.ident))
     world.spin()
+    (asked,) = world.control.take()
+    assert asked.startswith(b"\x03SELECT 1 FROM information_schema.user_privileges")
+    world.control.rows()
+    world.control_ends()
     assert killer.error().code == 1095
     assert not victim.closed
+
+
+def test_an_idle_client_of_another_account_is_killed_by_who_may(world: World):
+    victim, killer = world.app(user="other"), world.app(user="root")
+    killer.send(kill(victim.client.ident))
+    world.spin()
+    world.control.take()
+    world.control.rows(b"1")
+    world.control_ends()
+    assert killer.ok()
+    assert victim.closed
 
 
 def test_the_server_decides_about_a_running_client_of_another_account(world: World):
