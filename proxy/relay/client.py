@@ -53,6 +53,7 @@ class Client(asyncio.Protocol):
     __slots__ = (
         "address",
         "backend",
+        "bound_name",
         "buffer",
         "busy",
         "capabilities",
@@ -147,6 +148,7 @@ class Client(asyncio.Protocol):
         self.reply_seq = 1
         self.pins = 0
         self.held: Held | None = None  # what the pins stand for, by name
+        self.bound_name: bytes | None = None  # the first parameter of the execution that runs, where it is a name
         self.prepared_texts: dict[bytes, Verdict] | None = None  # on what SQL's own PREPARE has prepared
         self.one_shot_transaction = False
         self.statement: Prepared | None = None

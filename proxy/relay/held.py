@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.session import pins
-from proxy.session.holds import NAMEABLE, Held, Hold
+from proxy.session.holds import NAMEABLE, Held, Hold, plain_name
 from proxy.session.verdict import PINS_ON_SUCCESS, Verdict
 from proxy.wire import constants as c
 
@@ -40,7 +40,7 @@ def follow(client: Client, error: Err | None) -> bytes | None:
         for hold in verdict.holds:
             if not client.pins & hold.pin:
                 continue
-            ask = hold.pin == pins.NAMED_LOCK and bool(hold.name)
+            ask = hold.pin == pins.NAMED_LOCK and (hold.bound or bool(hold.name))
             if hold.takes:
                 named |= _take(client, hold)
             elif error is None and not ask:
@@ -81,6 +81,8 @@ def _held(client: Client) -> Held:
 
 
 def _name(client: Client, hold: Hold) -> bytes:
+    if hold.bound:
+        return plain_name(client.bound_name)
     if not hold.schema:
         return hold.name
     # A prepared statement's names are of the schema it was prepared in (protocol.md B.4).
@@ -91,10 +93,11 @@ def _name(client: Client, hold: Hold) -> bytes:
 def _take(client: Client, hold: Hold) -> int:
     held = _held(client)
     names = held.names(hold.pin)
-    if not hold.name or (names is not None and len(names) >= _MOST):
+    name = _name(client, hold) if hold.name or hold.bound else b""
+    if not name or (names is not None and len(names) >= _MOST):
         held.unnamed(hold.pin)
         return hold.pin
-    held.take(hold.pin, _name(client, hold))
+    held.take(hold.pin, name)
     if hold.pin == pins.TEXT_PREPARE:
         texts = client.prepared_texts
         if texts is None:

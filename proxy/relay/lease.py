@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 from proxy.pool.queue import QueueFull, Waiter
 from proxy.session import pins
 from proxy.session.state import NEEDS_FRESH, forgets, restore_after_reset, restore_commands
-from proxy.session.verdict import KEEPS_DIAGNOSTICS, NEED_INSERT_ID, PINS_ON_SUCCESS
+from proxy.session.verdict import KEEPS_DIAGNOSTICS, NAMES, NEED_INSERT_ID, PINS_ON_SUCCESS
 from proxy.wire import constants as c
 from proxy.wire.packets import Err
 from proxy.wire.response import NO_RESPONSE, QUERY
 
 from . import doubt, release, soft
-from .prepared import Prepared, bulk_packet, execute_packet
+from .prepared import Prepared, bulk_packet, execute_packet, first_string
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,6 +128,8 @@ def send(client: Client, backend: Backend) -> None:
         if statement.private:
             client.add_pins((pins.CURSOR if statement.cursor else 0) | (pins.LONG_DATA if statement.long_data else 0))
         statement_id = backend.statements[statement.key]
+        if verdict.flags & NAMES:
+            client.bound_name = first_string(packet, statement)
         if packet[4] == c.COM_STMT_EXECUTE:
             packet = execute_packet(packet, statement, statement_id, backend.bound)
         elif packet[4] == c.COM_STMT_BULK_EXECUTE:

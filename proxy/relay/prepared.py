@@ -132,6 +132,22 @@ def execute_packet(packet: bytes, statement: Prepared, statement_id: int, bound:
     return frame(payload[:1] + ident + payload[5:flag_at] + b"\x01" + statement.types + payload[flag_at + 1 :])
 
 
+_STRINGS = frozenset((0x0F, 0xF9, 0xFA, 0xFB, 0xFC, 0xFD, 0xFE))  # types that come as bytes with their length
+
+
+def first_string(packet: bytes, statement: Prepared) -> bytes | None:
+    """The first parameter of a COM_STMT_EXECUTE, if it is a string that came with it."""
+    n, flag_at = statement.n_params, statement.flag_at
+    if packet[4] != c.COM_STMT_EXECUTE or not n or len(packet) <= flag_at or packet[14] & 1 or statement.long_data:
+        return None
+    new = packet[flag_at]
+    types = packet[flag_at + 1 : flag_at + 1 + 2 * n] if new else statement.types
+    values = packet[flag_at + 1 + (2 * n if new else 0) :]
+    if not types or types[0] not in _STRINGS or not values or values[0] > 250 or len(values) <= values[0]:
+        return None
+    return values[1 : 1 + values[0]]
+
+
 def remember_bulk_types(statement: Prepared, packet: bytes) -> None:
     """The types of a COM_STMT_BULK_EXECUTE hold for the executions behind it, in bulk or not."""
     types = packet[11 : 11 + 2 * statement.n_params]

@@ -20,7 +20,8 @@ NAMEABLE: Final = p.NAMED_LOCK | p.TEMPORARY_TABLE | p.HANDLER | p.TEXT_PREPARE 
 class Hold(NamedTuple):
     """A thing that a statement takes, or gives back: its pin and its name; without a name, nobody knows which.
 
-    `schema` says that the name is one of the session's schema; `text` is what a PREPARE prepares, if that is plain.
+    `schema` says that the name is one of the session's schema, `bound` that it is the first parameter of the statement;
+    `text` is what a PREPARE prepares, if that is plain.
     """
 
     pin: int
@@ -28,6 +29,7 @@ class Hold(NamedTuple):
     name: bytes
     schema: bool = False
     text: bytes = b""
+    bound: bool = False
 
 
 _NAME: Final = rb"(?:[\w$\x80-\xff]++|`(?:[^`]++|``)++`)"
@@ -59,8 +61,9 @@ _CLOSE: Final = _pattern(rb"handler\s++(" + _TABLE + rb")\s++close" + _END)
 _PREPARE: Final = _pattern(rb"prepare\s++(" + _NAME + rb")\s++from\b(?:\s*+" + _LITERAL + _END + rb")?")
 _EXECUTE: Final = _pattern(rb"execute\s++(" + _NAME + rb")(?:\s++using\b[^'\"`]*+)?" + _END)
 _DEALLOCATE: Final = _pattern(rb"(?:deallocate|drop)\s++prepare\s++(" + _NAME + rb")" + _END)
+_PLAIN_NAME: Final = re.compile(rb"[ !#-&(-\[\]-~]{1,64}\Z")  # printable ASCII without a quote or a backslash
 _LOCK: Final = _pattern(
-    rb"(?:select|do)\s++(?:get|release)_lock\s*+\(\s*+" + _LITERAL + rb"\s*+(,[^()]*+)?\)" + _AS + _END
+    rb"(?:select|do)\s++(?:get|release)_lock\s*+\(\s*+(?:" + _LITERAL + rb"|(\?))\s*+(?:,[^()]*+)?\)" + _AS + _END
 )
 _RELEASE_ALL: Final = _pattern(rb"(?:select|do)\s++release_all_locks\s*+\(\s*+\)" + _AS + _END)
 
@@ -75,6 +78,11 @@ def executed(sql: bytes) -> bytes:
     """The name in an EXECUTE, or nothing."""
     match = _EXECUTE.match(sql)
     return b"" if match is None else unquote(match[1])
+
+
+def plain_name(name: bytes | None) -> bytes:
+    """A name that may stand between quotes as it is, or nothing."""
+    return name if name is not None and _PLAIN_NAME.match(name) else b""
 
 
 def _create(sql: bytes, tokens: list[bytes]) -> tuple[Hold, ...]:
@@ -136,7 +144,9 @@ def _select(sql: bytes, tokens: list[bytes]) -> tuple[Hold, ...]:
     if tokens[1:2] not in ([b"get_lock"], [b"release_lock"]):
         return ()
     match = _LOCK.match(sql)
-    return () if match is None else (Hold(p.NAMED_LOCK, tokens[1] == b"get_lock", match[1]),)
+    if match is None:
+        return ()
+    return (Hold(p.NAMED_LOCK, tokens[1] == b"get_lock", match[1] or b"", bound=match[2] is not None),)
 
 
 _READERS: Final = {

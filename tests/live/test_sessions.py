@@ -99,11 +99,11 @@ def waits(proxy: Proxy, count: int = 1) -> None:
 Step = str | Callable[[Raw], Result]
 
 
-def prepared(sql: str) -> Callable[[Raw], Result]:
+def prepared(sql: str, *params: str | int) -> Callable[[Raw], Result]:
     """The statement over the binary protocol."""
 
     def step(client: Raw) -> Result:
-        return client.execute(client.prepare(sql))
+        return client.execute(client.prepare(sql), *params)
 
     step.__name__ = f"binary:{sql}"
     return step
@@ -117,7 +117,7 @@ class Case:
     reason: str | None
     ask: tuple[str, ...]
     see: bytes | int | None = b""  # A's own answer to the last question; b"": not asked
-    end: tuple[str, ...] = ()  # ends the pin without ending the client
+    end: tuple[Step, ...] = ()  # ends the pin without ending the client
     only: str = ""
 
     def __str__(self) -> str:
@@ -236,6 +236,12 @@ PINS = [
         "named_lock",
         LOCK,
         end=("SELECT RELEASE_LOCK('other'), 1", "SELECT RELEASE_LOCK('other')", "SELECT RELEASE_LOCK('held')"),
+    ),
+    pin(
+        (prepared("SELECT GET_LOCK(?, ?)", "held", 0),),
+        "named_lock",
+        LOCK,
+        end=(prepared("SELECT RELEASE_LOCK(?)", "held"),),
     ),
     pin("HANDLER t OPEN AS h", "handler", ("HANDLER h READ FIRST",), end=("HANDLER h CLOSE",)),
     pin(

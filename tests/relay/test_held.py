@@ -166,6 +166,41 @@ def test_a_lock_that_was_not_got_does_not_pin() -> None:
     assert server.slot == "idle"
 
 
+def bound(app: App, ident: int, name: bytes | None, *, types: bool = True) -> None:
+    """Execute a statement of two parameters: a name, and a number."""
+    null = b"\0" if name is not None else b"\1"
+    said = b"" if name is None else bytes((len(name),)) + name
+    app.send(execute(ident, null + (b"\x01\xfd\0\x08\0" if types else b"\0") + said + (3).to_bytes(8, "little")))
+    app.world.spin()
+
+
+def test_a_lock_whose_name_is_a_parameter() -> None:
+    world, app, server = a_session()
+    for ident, text in ((1, b"SELECT GET_LOCK(?, ?)"), (2, b"SELECT RELEASE_LOCK(?) + ?")):
+        app.send(prepare(text))
+        world.spin()
+        server.take()
+        server.prepared(ident, params=2, columns=1)
+        app.take()
+    for types in (True, False):
+        bound(app, 1, b"job", types=types)
+        server.take()
+        server.rows(b"\0\0" + bytes(8))
+        app.take()
+        assert server.take() == [b"\x03SELECT IS_USED_LOCK('job') <=> CONNECTION_ID()"]
+        server.rows(b"1")
+        assert app.client.pins == pins.NAMED_LOCK
+        lock(app, b"SELECT RELEASE_LOCK('job')", b"job", mine=b"0")
+        assert server.slot == "idle"
+    for name in (b"it's", None):
+        bound(app, 1, name)
+        server.take()
+        server.rows(b"\0\0" + bytes(8))
+        app.take()
+        assert server.take() == []
+        assert app.client.pins == pins.NAMED_LOCK
+
+
 def test_release_all_locks_ends_also_what_has_no_name() -> None:
     _, app, server = a_session()
     app.query(b"SELECT GET_LOCK(CONCAT('a', 'b'), 0)")

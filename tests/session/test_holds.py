@@ -54,6 +54,16 @@ def test_a_name_is_read(sql: str, pin: int, takes: bool, name: bytes) -> None:
     assert held_of(sql) == [(pin, takes, name)]
 
 
+def test_the_name_of_a_lock_may_be_a_parameter() -> None:
+    for sql, takes in (
+        ("SELECT GET_LOCK(?, ?)", True),
+        ("SELECT GET_LOCK(?, 10)", True),
+        ("DO RELEASE_LOCK(?)", False),
+    ):
+        (hold,) = MARIADB.classify(sql.encode(), 0).holds
+        assert hold == Hold(p.NAMED_LOCK, takes, b"", bound=True)
+
+
 def test_a_drop_gives_all_its_tables_back() -> None:
     assert held_of("DROP TABLE a, `b`, d.c") == [(p.TEMPORARY_TABLE, False, name) for name in (b"a", b"b", b"d.c")]
 
