@@ -52,6 +52,7 @@ class Run:
     per_second: float
     cpu: float  # seconds of the process in the middle, per unit
     p99_ms: float = 0.0
+    client_cpu: float = 0.0  # seconds of the clients' process, per unit
 
     @property
     def time(self) -> float:

@@ -2,7 +2,7 @@
 
     python -m bench.secure idle PORT mysql|at-once CLIENTS
     python -m bench.secure run PORT mysql|at-once CLIENTS SECONDS STATEMENT
-    python -m bench.secure connect PORT pymysql|socket SECONDS
+    python -m bench.secure connect PORT pymysql|socket|resuming SECONDS
 
 TLS begins where the protocol has it, behind a request, or at once, as before a terminator that knows no MySQL.
 A process says `{"ready": …}`, waits for a line on its standard input, does its work and says what came of it.
@@ -14,6 +14,7 @@ import socket
 import ssl
 import sys
 import time
+from typing import cast
 
 import pymysql
 
@@ -69,6 +70,25 @@ def context() -> ssl.SSLContext:
     return made
 
 
+class Resuming:
+    """A context whose connections resume the session of the one before."""
+
+    def __init__(self) -> None:
+        self._context = context()
+        self._session: ssl.SSLSession | None = None
+        self.resumed = 0
+
+    def wrap_socket(self, sock: socket.socket) -> ssl.SSLSocket:
+        secured = self._context.wrap_socket(sock, session=self._session)
+        self.resumed += bool(secured.session_reused)
+        return secured
+
+    def keep(self, sock: socket.socket) -> None:
+        """The connection is about to end: with TLS 1.3 its ticket is there by now."""
+        assert isinstance(sock, ssl.SSLSocket)
+        self._session = sock.session
+
+
 def idle(port: int, way: str, count: int) -> None:
     """One client, then the others; each gets an answer of 100 KB, and does nothing more."""
     raise_descriptor_limit(count + 100)
@@ -107,7 +127,7 @@ def run(port: int, way: str, count: int, seconds: float, statement: str) -> None
 
 def connect(port: int, client: str, seconds: float) -> None:
     """One after the other: connect, a statement, quit."""
-    one = context()
+    one, resuming = context(), Resuming()
 
     def with_pymysql() -> None:
         connection = pymysql.connect(
@@ -122,15 +142,23 @@ def connect(port: int, client: str, seconds: float) -> None:
         with Client(port, one, at_once=False) as connection:
             connection.measure("SELECT 1")
 
-    once = with_pymysql if client == "pymysql" else with_socket
+    def with_resumption() -> None:
+        with Client(port, cast(ssl.SSLContext, resuming), at_once=False) as connection:
+            connection.measure("SELECT 1")
+            resuming.keep(connection.sock)
+
+    once = {"pymysql": with_pymysql, "socket": with_socket, "resuming": with_resumption}[client]
     once()
     say(ready=1)
     sys.stdin.readline()
-    count, began = 0, time.monotonic()
+    count, began, cpu = 0, time.monotonic(), time.process_time()
     while (now := time.monotonic()) < began + seconds:
         once()
         count += 1
-    say(count=count, seconds=now - began)
+    if client == "resuming" and resuming.resumed != count:
+        say(failed=f"{resuming.resumed} of {count} connections resumed their session")
+        return
+    say(count=count, seconds=now - began, cpu=time.process_time() - cpu)
     sys.stdin.readline()
 
 

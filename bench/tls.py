@@ -1,5 +1,7 @@
 """TLS to clients: what an idle client costs, what statements and large answers cost, and short connections.
 
+Of a short connection the parts are shown too: the client's own work, the handshake, the rest.
+
 Beside mybouncer stand the server itself, the event loop's own TLS (bench.terminator) and HAProxy, which both pass on in
 plaintext what came over TLS and know nothing of MySQL. All four show certificates, ours and theirs the same one.
 """
@@ -7,6 +9,7 @@ plaintext what came over TLS and know nothing of MySQL. All four show certificat
 from __future__ import annotations
 
 import contextlib
+import ssl
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from typing import Any
 import trustme
 
 from bench.compare import BACKENDS, Runs, primed, times
+from bench.handshakes import handshakes
 from bench.idle import settled
 from bench.processes import (
     BenchError,
@@ -31,14 +35,15 @@ from bench.processes import (
 )
 from bench.report import OtherWork, Report, Table, console, first_line, machine
 from bench.secure import LARGE
-from proxy.relay.certificates import make_self_signed
+from proxy.config import ClientTlsConfig
+from proxy.relay.certificates import ServerCertificate, make_self_signed
 from tests.servers import Server
 
 AT_MOST = 64 * 1024  # bytes of an idle client
 SHORT = 0.6  # of direct, a short connection
 STOCK, MIDDLES = "uvloop", ("uvloop", "HAProxy", "mybouncer")
 WORKLOADS = {"SELECT 1": ("SELECT 1", 8), "answers of 100 KB": (LARGE, 8)}
-DRIVERS = {"PyMySQL": "pymysql", "bare socket": "socket"}
+DRIVERS = {"PyMySQL": "pymysql", "bare socket": "socket", "bare socket that resumes": "resuming"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ def tls(flavour: str, count: int, seconds: int, rounds: int) -> Report:
     """Measure and return the tables."""
     others = OtherWork()
     with tempfile.TemporaryDirectory(prefix="mybouncer-bench-") as directory, contextlib.ExitStack() as stack:
+        alone = handshakes(*_contexts(Path(directory)))
         with console.status(f"{count} idle clients"):
             memory = _memory(flavour, count, Path(directory))
         ways = list(_start(flavour, count, Path(directory), stack))
@@ -74,13 +80,13 @@ def tls(flavour: str, count: int, seconds: int, rounds: int) -> Report:
     return Report(
         f"tls-{flavour}",
         f"TLS to clients, {flavour}, {BACKENDS} backends",
-        [memory, _statements(statements), _short(short)],
+        [memory, _statements(statements), _short(short), _left(short), alone],
         notes=[
             f"Median of {rounds} rounds of {seconds} s each, interleaved; a ratio is the median of the rounds'. Time "
             "is that of one statement or connection, over all clients; CPU is that of the process in the middle.",
             "The server's certificate is an RSA key of 2048 bits, as MySQL makes itself one. uvloop, HAProxy and "
             "mybouncer have mybouncer's own, ECDSA P-256. All clients of a run share a context, as programs do that "
-            "keep one; nothing is resumed. The way to the server is plaintext.",
+            "keep one; one of them resumes its session. The way to the server is plaintext.",
             "Clients ask all at once and then read answer by answer, in one process, on the server's core; so time is "
             "theirs too.",
             str(others),
@@ -102,6 +108,15 @@ def _certificates(directory: Path) -> tuple[Path, dict[str, str]]:
     return ours, {"ssl_cert": str(certificate), "ssl_key": str(key)}
 
 
+def _contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Contexts with the same certificates: mybouncer's, and one as the server's."""
+    ours, files = _certificates(directory)
+    own = ServerCertificate(ClientTlsConfig(certificate=str(ours))).context
+    other = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    other.load_cert_chain(files["ssl_cert"], files["ssl_key"])
+    return own, other
+
+
 def _start(flavour: str, count: int, directory: Path, stack: contextlib.ExitStack) -> Iterator[_Way]:
     ours, files = _certificates(directory)
     backend = stack.enter_context(server(flavour, count + 100, **files))
@@ -119,7 +134,8 @@ def _run(middle: Middle, *arguments: object) -> Run:
         process.go()
         said = process.hear()
         used = cpu_seconds(middle.pid) - before if middle.pid else 0.0
-    return Run(said["count"] / said["seconds"], used / said["count"])
+    count = said["count"]
+    return Run(count / said["seconds"], used / count, client_cpu=said.get("cpu", 0.0) / count)
 
 
 def _memory(flavour: str, count: int, directory: Path) -> Table:
@@ -173,7 +189,10 @@ def _statements(runs: Runs) -> Table:
 
 
 def _short(runs: Runs) -> Table:
-    table = Table("Connect, SELECT 1, quit", ("client", "through", "ms", "time, of direct", "CPU µs", "wanted"))
+    table = Table(
+        "Connect, SELECT 1, quit",
+        ("client", "through", "ms", "time, of direct", "client's CPU µs", "CPU µs", "wanted"),
+    )
     for case in runs.cases():
         for name in runs.targets(case):
             cpu, ratio = runs.median(case, name, "cpu"), runs.times(case, name, "direct", "time")
@@ -184,8 +203,29 @@ def _short(runs: Runs) -> Table:
                     name,
                     f"{runs.median(case, name, 'time') * 1e3:.2f}",
                     times(ratio),
+                    f"{runs.median(case, name, 'client_cpu') * 1e6:.0f}",
                     f"{cpu * 1e6:.0f}" if cpu else "–",
                     wanted,
                 )
             )
+    return table
+
+
+def _left(runs: Runs) -> Table:
+    """What the figure that is wanted leaves, when the client's own work is done."""
+    table = Table(
+        "What there is to save",
+        (
+            "client",
+            "direct ms",
+            f"{SHORT}× of it",
+            "the client's own",
+            "left for all else",
+            "of direct, if all else took no time",
+        ),
+    )
+    for case in runs.cases():
+        direct, own = runs.median(case, "direct", "time"), runs.median(case, "mybouncer", "client_cpu")
+        values = (direct, SHORT * direct, own, SHORT * direct - own)
+        table.rows.append((case[0], *(f"{value * 1e3:.2f}" for value in values), times(own / direct)))
     return table

@@ -25,7 +25,7 @@ from proxy.wire import constants as c
 from proxy.wire.packets import Err, iter_trackers
 from proxy.wire.response import NO_RESPONSE, PREPARE, QUERY, SINGLE, ResponseReader
 
-from . import doubt, held, release, soft
+from . import doubt, held, release, set_names, soft
 from .prepared import Prepared, end_private, remember_long_data_error
 
 if TYPE_CHECKING:
@@ -261,6 +261,8 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
     _follow_autocommit(client, backend)
     # Our own SELECT has replaced FOUND_ROWS() and ROW_COUNT(): from now on they are answered from what we know. What
     # follows an ERR replaces nothing: ROW_COUNT() is -1 anyway, and the diagnostics area stays (protocol.md C.6).
+    if client.sent == 1:
+        set_names.learn(client, backend)
     backend.spoiled = any(cmd is not soft.SHOW_WARNINGS and cmd[0] != c.COM_SET_OPTION for cmd in commands)
     release.settle(client, backend)
 

@@ -19,7 +19,7 @@ from proxy.wire.framing import MAX_FRAME, frame
 from proxy.wire.packets import Err, build_err
 from proxy.wire.response import NO_RESPONSE, QUERY
 
-from . import answers, commands, lease, release, soft, upload
+from . import answers, commands, lease, release, set_names, soft, upload
 from .commands import PLAIN
 from .prepared import Prepared, end_private, join_frames
 from .stream import CUT_SHORT
@@ -265,6 +265,9 @@ class Client(asyncio.Protocol):
             commands.run(self, command, packet)
 
     def _query(self, text: bytes) -> None:
+        if not self.sent and set_names.answered(self, text):
+            self.over()
+            return
         mode = self.lex_mode() if self.status & _LEX_FLAGS else self.settings.mode
         verdict = self.relay.classifier.classify(text, mode)
         if verdict.local >= KILL_CONNECTION:

@@ -11,6 +11,7 @@ from proxy.wire import constants as c
 from proxy.wire.packets import Greeting
 
 from .internal import Answer
+from .set_names import Outcome
 
 _UTF8MB4 = (b"utf8mb4", b"utf8mb4_general_ci")
 _UTF8MB4_ID = 45
@@ -47,6 +48,7 @@ class Profile:
         self.ansi_quotes = False
         self.reset_restores_all = True
         self.track_command = _TRACK % b"*"
+        self.set_names: dict[bytes, Outcome] = {}  # by text
 
     @property
     def mariadb(self) -> bool:
@@ -68,6 +70,7 @@ class Profile:
         for answer in answers:
             if answer.error is not None:
                 raise ValueError(f"the server does not tell about itself: {answer.error}")
+        self.set_names.clear()
         values = [value or b"" for value in answers[0].values()[0]]
         self.max_connections = int(values[0])
         self.default_charset = (values[1], values[3], values[2])

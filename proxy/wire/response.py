@@ -54,6 +54,15 @@ _UNUSUAL = c.SERVER_MORE_RESULTS | c.SERVER_STATUS_CURSOR_EXISTS | c.SERVER_SESS
 _NOTHING: tuple[tuple[int, bytes, bytes], ...] = ()
 
 
+def default_trackers(found: tuple[tuple[int, bytes, bytes], ...]) -> bytes:
+    """Those that a client gets which negotiated SESSION_TRACK and set nothing."""
+    kept = b""
+    for kind, name, value in found:
+        if kind == c.TRACK_SCHEMA or (kind == c.TRACK_SYSTEM_VARIABLE and name in _DEFAULT_TRACKED):
+            kept += encode_tracker(kind, name, value)
+    return kept
+
+
 class ResponseReader:
     """Reads one response. `begin` once per command, `feed` until `done`.
 
@@ -495,13 +504,7 @@ class ResponseReader:
         """Remember the trackers of `block`; return those that the client gets."""
         found = tuple(iter_trackers(block))
         self.changes = self.changes + found if self.changes else found
-        if not self.session_track:
-            return b""
-        kept = b""
-        for kind, name, value in found:
-            if kind == c.TRACK_SCHEMA or (kind == c.TRACK_SYSTEM_VARIABLE and name in _DEFAULT_TRACKED):
-                kept += encode_tracker(kind, name, value)
-        return kept
+        return default_trackers(found) if self.session_track else b""
 
     def _end(self) -> None:
         self._phase = _DONE
