@@ -1,14 +1,15 @@
 """Every client library × authentication plugin of the account × transport: what works is what docs/matrix.md says.
 
 Each cell is the first login of an account that nobody has used before, so that the password itself has to come across.
-A login that fails is tried again, by another such account, with the library's setting for it if there is one.
+A login that fails is tried again, by another such account: with the library's setting for it if there is one, and then
+with what the pooler can be told, the account's password (`[users]`) or who may read its hash (`lookup`).
 """
 
 from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,25 +32,44 @@ PLUGINS = {
 HEAD = "| client | transport | " + " | ".join(f"`{plugin}`" for plugin in PLUGINS) + " |"
 RULE = "|---" * (2 + len(PLUGINS)) + "|"
 WORKS, NOT = "works", "no"
+READER = "matrix_reader"  # whom the server lets read hashes
+
+Key = tuple[str, str, str]  # client, plugin, transport
+
+
+@dataclass
+class Poolers:
+    """One in front of each server that does not offer TLS, and one that demands it, except on its unix socket."""
+
+    plain: dict[str, Proxy]
+    secure: dict[str, Proxy]
+    sockets: dict[str, str]
+
+    def place(self, cells: list[Cell]) -> None:
+        """Say to each cell where it logs in."""
+        for cell in cells:
+            flavour, transport = PLUGINS[cell["plugin"]][0], cell["transport"]
+            local = transport == "unix socket"
+            cell["tls"] = transport == "TLS"
+            cell["port"] = 0 if local else (self.secure if cell["tls"] else self.plain)[flavour].port
+            cell["socket"] = self.sockets[flavour] if local else ""
 
 
 @dataclass
 class World:
-    """Poolers in front of the servers, and accounts for each cell."""
+    """The servers, poolers in front of them, and accounts for each cell."""
 
     servers: dict[str, Server]
-    plain: dict[str, Proxy]  # these do not offer TLS,
-    secure: dict[str, Proxy]  # and these demand it, except on the unix socket
-    sockets: dict[str, str]
+    start: Callable[..., Poolers]
+    poolers: Poolers
     made: list[tuple[str, str]] = field(default_factory=list)
     rows: list[str] = field(default_factory=list)
 
-    def cells(self, wanted: list[tuple[str, str, str]], settings: dict[str, dict[str, Any]]) -> list[Cell]:
+    def cells(self, wanted: list[Key], settings: dict[str, dict[str, Any]]) -> list[Cell]:
         """A cell and an account for each client, plugin and transport."""
         cells, statements = [], {flavour: [] for flavour in self.servers}
         for ident, (client, plugin, transport) in enumerate(wanted):
             flavour, identified = PLUGINS[plugin]
-            proxy = (self.secure if transport == "TLS" else self.plain)[flavour]
             user, password = f"cell_{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
             statements[flavour].append(f"CREATE USER {user}@'%' {identified.format(password)}")
             self.made.append((flavour, user))
@@ -57,9 +77,8 @@ class World:
                 {
                     "id": ident,
                     "client": client,
-                    "port": 0 if transport == "unix socket" else proxy.port,
-                    "socket": self.sockets[flavour] if transport == "unix socket" else "",
-                    "tls": transport == "TLS",
+                    "plugin": plugin,
+                    "transport": transport,
                     "user": user,
                     "password": password,
                     "setting": settings.get(client, {}),
@@ -68,6 +87,16 @@ class World:
         for flavour, server in self.servers.items():
             server.execute(*(statements[flavour] or ["DO 0"]))
         return cells
+
+    def told(self, mode: str, cells: list[Cell]) -> Poolers:
+        """Poolers of their own, with what they are told about the accounts of these cells."""
+        flavours = {PLUGINS[cell["plugin"]][0] for cell in cells}
+        if mode == "lookup":
+            return self.start(
+                flavours, auth__mode=[mode, "passthrough"], auth__lookup_user=READER, auth__lookup_password=READER
+            )
+        listed = {f"MYBOUNCER_USERS__{cell['user']}__PASSWORD": cell["password"] for cell in cells}
+        return self.start(flavours, auth__mode=[mode, "passthrough"], env=listed)
 
     def drop(self) -> None:
         """Remove the accounts."""
@@ -87,24 +116,32 @@ def world(
 ) -> Iterator[World]:
     servers = {"mariadb": mariadb, "mysql": mysql, MARIADB_11_8: mariadb_11_8}
     mariadb_11_8.execute("INSTALL SONAME 'auth_ed25519'")
-    paths = {flavour: str(tmp_path_factory.mktemp("matrix") / "socket") for flavour in servers}
+    mariadb.execute(
+        f"CREATE USER {READER}@'%' IDENTIFIED BY '{READER}'", f"GRANT SELECT ON mysql.global_priv TO {READER}@'%'"
+    )
 
-    def start(mode: str, listen: bool) -> dict[str, Proxy]:
-        return {
-            flavour: module_proxy(
-                server,
-                wait=False,
-                max_connections=10,
-                tls__client__mode=mode,
-                args=["--listen", f"unix:{paths[flavour]}"] if listen else (),
-            )
-            for flavour, server in servers.items()
-        }
+    def start(flavours: Iterable[str], **config: Any) -> Poolers:
+        paths = {flavour: str(tmp_path_factory.mktemp("matrix") / "socket") for flavour in flavours}
 
-    plain, secure = start("disabled", listen=False), start("required", listen=True)
-    for proxy in (*plain.values(), *secure.values()):
-        proxy.wait_ready()
-    one = World(servers, plain, secure, paths)
+        def each(mode: str, listen: bool) -> dict[str, Proxy]:
+            return {
+                flavour: module_proxy(
+                    servers[flavour],
+                    wait=False,
+                    max_connections=10,
+                    tls__client__mode=mode,
+                    args=["--listen", f"unix:{path}"] if listen else (),
+                    **config,
+                )
+                for flavour, path in paths.items()
+            }
+
+        poolers = Poolers(each("disabled", listen=False), each("required", listen=True), paths)
+        for proxy in (*poolers.plain.values(), *poolers.secure.values()):
+            proxy.wait_ready()
+        return poolers
+
+    one = World(servers, start, start(servers), made=[("mariadb", READER)])
     yield one
     one.drop()
     if request.config.getoption("--write-matrix", default=False):
@@ -114,20 +151,32 @@ def world(
     mariadb_11_8.execute("UNINSTALL SONAME 'auth_ed25519'")
 
 
-def _results(world: World, toolchain: Toolchain, directory: Path) -> dict[tuple[str, str, str], str]:
+def _results(world: World, toolchain: Toolchain, directory: Path) -> dict[Key, str]:
     everything = list(itertools.product(toolchain.clients, PLUGINS, TRANSPORTS))
-    found: dict[tuple[str, str, str], str] = {}
-    for settings in ({}, toolchain.settings):
-        wanted = [key for key in everything if found.get(key) != WORKS and (not settings or key[0] in settings)]
+    found: dict[Key, str] = {}
+
+    def attempt(wanted: list[Key], settings: dict[str, dict[str, Any]], mode: str = "") -> set[Key]:
+        """Those that log in; why the others do not is noted."""
         if not wanted:
-            continue
+            return set()
         cells = world.cells(wanted, settings)
+        (world.told(mode, cells) if mode else world.poolers).place(cells)
         said = toolchain.run(cells, directory)
-        for key, cell in zip(wanted, cells, strict=True):
-            if said[cell["id"]].get("who") == f"{cell['user']}@%":
-                found[key] = f"with {_in_words(settings[key[0]])}" if settings else WORKS
-            elif key not in found:
-                found[key] = f"{NOT}: {said[cell['id']].get('error')}"
+        answers = {key: (cell, said[cell["id"]]) for key, cell in zip(wanted, cells, strict=True)}
+        for key, (_, answer) in answers.items():
+            found.setdefault(key, f"{NOT}: {answer.get('error')}")
+        return {key for key, (cell, answer) in answers.items() if answer.get("who") == f"{cell['user']}@%"}
+
+    found |= dict.fromkeys(attempt(everything, {}), WORKS)
+    with_setting = [key for key in everything if found[key] != WORKS and key[0] in toolchain.settings]
+    for key in attempt(with_setting, toolchain.settings):
+        found[key] = f"with {_in_words(toolchain.settings[key[0]])}"
+    failed = [key for key in everything if found[key].startswith(NOT)]
+    listed = attempt(failed, {}, "users")
+    looked_up = attempt([key for key in failed if key[1] == "mysql_native_password"], {}, "lookup")
+    for key in listed | looked_up:
+        modes = {"`[users]`": listed, "`lookup`": looked_up}
+        found[key] = "with " + " or ".join(mode for mode, those in modes.items() if key in those)
     return found
 
 
@@ -136,7 +185,7 @@ def _in_words(setting: dict[str, Any]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
 
-def _rows(found: dict[tuple[str, str, str], str]) -> list[str]:
+def _rows(found: dict[Key, str]) -> list[str]:
     """The lines of the table: one for each client and transport."""
     lines = []
     for client, transport in dict.fromkeys((client, transport) for client, _, transport in found):
