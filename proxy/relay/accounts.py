@@ -25,12 +25,12 @@ from . import soft
 from .backend import Backend
 from .connect import KEY, Login, Refused
 from .credentials import Credentials, Known
+from .lookup import Lookup
 from .proofs import Proofs, WaitOver
 
 if TYPE_CHECKING:
     from proxy.pool.pool import Account, Pool
 
-    from .lookup import Lookup
     from .relay import Relay
 
 _REFUSED_SERVER = (c.ER_CON_COUNT, c.ER_CANT_CREATE_THREAD)
@@ -63,11 +63,7 @@ class Accounts:
         self.relay = relay
         self.credentials = Credentials(relay)
         self.proofs = Proofs(self)
-        self.lookup: Lookup | None = None
-        if "lookup" in relay.config.auth.mode:
-            from .lookup import Lookup  # with a MySQL client behind it, which few need
-
-            self.lookup = Lookup(relay)
+        self.lookup = Lookup(relay) if "lookup" in relay.config.auth.mode else None
         self._listed = {
             name.encode("utf-8", "surrogateescape"): Secret.of(user.password.get_secret_value().encode(), vouched=True)
             for name, user in relay.config.users.items()

@@ -3,29 +3,32 @@
 With the hash of a mysql_native_password account a client's answer can be checked, and the answer gives away what
 logs in to the server (protocol.md A.4). What was read is kept for `auth.cache_ttl`, for names that do not exist as
 well, so that both are answered alike. The names that are asked for meanwhile are read together; the connection is
-beside the cap, and closed when nobody asks any more.
+beside the cap, and closed when nobody asks any more. It is opened as all others are, so what `tls.backend` demands
+holds for it too. A lookup account that the server refuses is left alone for `auth.cache_ttl`: each client's login would
+be one more with a wrong password, until the server locks it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import aiomysql
+from proxy.wire.auth import Secret
 
-from proxy.wire import constants as c
+from .backend import Backend
+from .connect import Refused, Turn
 
 if TYPE_CHECKING:
-    import ssl
-
     from .relay import Relay
 
 _AT_MOST = 10_000
 _AT_ONCE = 200
 _LONGEST_NAME = 128
-_MYSQL = "SELECT user, plugin, authentication_string FROM mysql.user WHERE user IN "
-_MARIADB = "SELECT User, Priv FROM mysql.global_priv WHERE User IN "
+_UTF8MB4 = 45
+_MYSQL = b"\x03SELECT user, plugin, authentication_string FROM mysql.user WHERE user IN (%s)"
+_MARIADB = b"\x03SELECT User, Priv FROM mysql.global_priv WHERE User IN (%s)"
+_LATER = 1.0  # seconds after a failure that says nothing about the account
 
 Hashes = tuple[bytes, ...]  # SHA1(SHA1(password)) each, b"" for an empty password
 
@@ -38,10 +41,12 @@ class Lookup:
         self._found: dict[bytes, tuple[float, Hashes]] = {}
         self._asked: dict[bytes, asyncio.Future[Hashes | None]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._not_before = float("-inf")  # it has failed: nobody tries again until then
 
     def forget(self) -> None:
         """Somebody may have changed a password."""
         self._found.clear()
+        self._not_before = float("-inf")
 
     def forget_expired(self) -> None:
         """Let go of what would be read again anyway."""
@@ -54,6 +59,8 @@ class Lookup:
         read_at, hashes = self._found.get(user, (float("-inf"), ()))
         if relay.clock() - read_at < relay.config.auth.cache_ttl or not _possible(user):
             return hashes
+        if relay.clock() < self._not_before:
+            return None
         asked = self._asked.get(user)
         if asked is None:
             asked = self._asked[user] = relay.loop.create_future()
@@ -72,49 +79,39 @@ class Lookup:
                     async with asyncio.timeout(timeout):
                         await self._read(connection, list(self._asked)[:_AT_ONCE])
             finally:
-                connection.close()
+                connection.close("lookup")
+                connection.transport.close()
         except Exception as exc:  # whatever it is: those who wait are told, and nobody else is concerned
-            self._fail(str(exc) or "timed out")
+            self._fail(exc)
 
-    def _fail(self, reason: str) -> None:
-        self._relay.limited_log("lookup", "accounts cannot be looked up", error=reason)
+    def _fail(self, exc: Exception) -> None:
+        denied = isinstance(exc, Refused) and exc.err.code in Turn.DENIED
+        self._not_before = self._relay.clock() + (self._relay.config.auth.cache_ttl if denied else _LATER)
+        self._relay.limited_log("lookup", "accounts cannot be looked up", error=str(exc) or "timed out")
         asked, self._asked = self._asked, {}
         for future in asked.values():
             future.set_result(None)
 
-    async def _connect(self) -> Any:
-        config = self._relay.config
-        address = config.backend.address
-        where: dict[str, Any] = (
-            {"unix_socket": address.unix_path} if address.is_unix else {"host": address.host, "port": address.port}
-        )
-        return await aiomysql.connect(
-            **where,
-            user=config.auth.lookup_user,
-            password=config.auth.lookup_password.get_secret_value(),
-            autocommit=True,
-            charset="utf8mb4",
-            ssl=self._tls(),
-            program_name="mybouncer",
-        )
+    async def _connect(self) -> Backend:
+        relay, auth = self._relay, self._relay.config.auth
+        user = auth.lookup_user.encode()
+        secret = Secret.of(auth.lookup_password.get_secret_value().encode(), vouched=True)
+        login = await relay.dialer.connect(user, secret, 0, _UTF8MB4, [])
+        connection = Backend(relay, relay.unproven_pool(user, 0), login.transport, login.greeting.thread_id)
+        login.transport.set_protocol(connection)
+        return connection
 
-    def _tls(self) -> ssl.SSLContext | None:
-        dialer, greeting = self._relay.dialer, self._relay.profile.greeting
-        if dialer.tls is None or dialer.address.is_unix:
-            return None
-        offered = greeting is not None and greeting.capabilities & c.CLIENT_SSL
-        return None if dialer.tls.mode == "preferred" and not offered else dialer.tls.context
-
-    async def _read(self, connection: Any, users: list[bytes]) -> None:
+    async def _read(self, connection: Backend, users: list[bytes]) -> None:
         # In hexadecimal, so that nothing that somebody calls himself can be more than a name.
-        names = ", ".join(f"_utf8mb4 x'{user.hex()}'" for user in users)
+        names = b", ".join(b"_utf8mb4 x'%s'" % user.hex().encode() for user in users)
         mariadb = self._relay.profile.mariadb
-        async with connection.cursor() as cursor:
-            await cursor.execute(f"{_MARIADB if mariadb else _MYSQL}({names})")
-            rows = await cursor.fetchall()
+        (answer,) = await connection.run(((_MARIADB if mariadb else _MYSQL) % names,))
+        if answer.error is not None:
+            raise Refused(answer.error)
         found: dict[bytes, list[bytes]] = {}
-        for name, *rest in rows:
-            found.setdefault(name.encode(), []).extend(_of_mariadb(rest[0]) if mariadb else _of_plugin(*rest))
+        for name, *rest in answer.values():
+            words = [None if word is None else word.decode() for word in rest]
+            found.setdefault(name or b"", []).extend(_of_mariadb(words[0] or "") if mariadb else _of_plugin(*words))
         now = self._relay.clock()
         for user in users:
             hashes = tuple(found.get(user, ()))
@@ -142,7 +139,7 @@ def _of_mariadb(priv: str) -> list[bytes]:
     return found
 
 
-def _of_plugin(plugin: str, stored: str | None) -> list[bytes]:
+def _of_plugin(plugin: str | None, stored: str | None) -> list[bytes]:
     if plugin not in ("", "mysql_native_password") or stored is None:
         return []
     if not stored:

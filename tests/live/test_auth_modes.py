@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -215,6 +216,26 @@ def test_what_cannot_be_looked_up_is_the_next_modes(world: Server, proxy: Start)
     alone = proxy(world, max_connections=4, auth__mode="lookup", **nobody)
     with Handshake(alone.port, "app", "app-secret") as client:
         assert client.code == 2003
+
+
+@pytest.mark.parametrize("modes", ["lookup", "lookup,passthrough"])
+def test_a_lookup_account_with_a_wrong_password_is_not_locked_by_our_clients(
+    world: Server, proxy: Start, modes: str
+) -> None:
+    world.execute("CREATE USER guarded@'%' IDENTIFIED BY 'guarded-secret'")
+    try:
+        lookup = {"auth__lookup_user": "guarded", "auth__lookup_password": "wrong"}
+        pooler = proxy(world, max_connections=4, auth__mode=modes, **lookup)
+        for _ in range(10):  # max_password_errors is 5
+            with (
+                contextlib.suppress(PluginMissing),
+                Handshake(pooler.port, "app", "app-secret", plugins=NATIVE_ONLY) as client,
+            ):
+                assert client.ok is None
+        with Raw(world, "guarded", "guarded-secret") as reader:
+            assert reader.ok("SELECT 1")
+    finally:
+        world.execute("DROP USER guarded@'%'")
 
 
 # --- mysql_clear_password ---

@@ -411,6 +411,23 @@ def test_a_server_without_tls_is_an_error_where_tls_must_be_and_no_password_goes
     assert not cipher(secured(plain_server, proxy, "preferred"))
 
 
+def test_accounts_are_not_looked_up_without_tls_where_tls_must_be(plain_server: Server, proxy: Start) -> None:
+    plain_server.execute("CREATE USER reader@'%' IDENTIFIED BY 'reader-secret'", "GRANT ALL ON *.* TO reader@'%'")
+
+    def code(mode: str) -> int:
+        lookup = {"auth__mode": "lookup", "auth__lookup_user": "reader", "auth__lookup_password": "reader-secret"}
+        pooler = proxy(plain_server, max_connections=3, tls__backend__mode=mode, **lookup)
+        try:
+            connect(pooler, None).close()
+        except pymysql.err.OperationalError as exc:
+            assert "TLS to the server: the server offers none" in pooler.log()
+            return int(exc.args[0])
+        return 0
+
+    assert code("required") == 2003
+    assert code("preferred") == 0
+
+
 def test_sessions_are_resumed(secure_server: Server, proxy: Start) -> None:
     if secure_server.flavour == "mariadb":
         pytest.skip("only on mysql: this MariaDB resumes no sessions")
