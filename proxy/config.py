@@ -324,6 +324,9 @@ def _check_together(config: Config, layers: list[_Layer]) -> list[Fault]:
     if config.tls.client.client_certificates == "required" and not config.tls.client.ca:
         needs = "with tls.client.ca, which says whose certificates are accepted"
         fault("tls.client.client_certificates", "required", "nobody could have one", needs)
+    if config.tls.client.client_certificates == "required" and config.tls.client.mode != "required":
+        needs = 'with tls.client.mode = "required"'
+        fault("tls.client.client_certificates", "required", "who logs in without TLS would need none", needs)
     _check_logins(config, fault)
     if config.session.read_ahead > config.session.read_ahead_total:
         fault(

@@ -346,6 +346,15 @@ def test_faults_of_the_environment_are_told_beside_a_file_that_cannot_be_read(tm
         ('[users."a.b"]\npassword = "x"\n', 'users."a.b".password'),
         ('[users.a]\nsystem_user = "www-data"\n', 'users."a".system_user'),
         ('[session]\nread_ahead = "512MiB"\n', "session.read_ahead_total"),
+        ('[tls.client]\nkey = "/etc/key.pem"\n', "tls.client.key"),
+        (
+            '[tls.client]\nmode = "required"\nclient_certificates = "required"\n',
+            "tls.client.client_certificates",
+        ),
+        (
+            '[tls.client]\nca = "/etc/ca.pem"\nclient_certificates = "required"\n',
+            "tls.client.client_certificates",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_told(tmp_path: Path, text: str, key: str) -> None:

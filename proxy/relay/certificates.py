@@ -42,8 +42,7 @@ class ServerCertificate:
         self._directory = state_directory(config.state_directory)
         self._seen: tuple[tuple[str, int, int], ...] = ()
         self.note = ""
-        self._fingerprint = b""
-        self.context = self._load()
+        self.context, self._fingerprint = self._load()
 
     def connection(self) -> Tls:
         """The TLS of one connection that a client has opened."""
@@ -53,7 +52,7 @@ class ServerCertificate:
         """Take up changed files: True if there were any. Raises CertificateError; the context before stays then."""
         if self._own or self._stamp() == self._seen:
             return False
-        self.context = self._load()
+        self.context, self._fingerprint = self._load()
         return True
 
     def _stamp(self) -> tuple[tuple[str, int, int], ...]:
@@ -65,23 +64,21 @@ class ServerCertificate:
                 found.append((name, stat.st_mtime_ns, stat.st_ino))
         return tuple(found)
 
-    def _load(self) -> ssl.SSLContext:
+    def _load(self) -> tuple[ssl.SSLContext, bytes]:
+        """A context and the fingerprint of what it shows. Raises CertificateError."""
         config = self._config
         self._seen = self._stamp()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = _VERSIONS[config.minimum_version]
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.num_tickets = 1  # enough to resume by, and half of what two cost
-        if self._own:
-            self._load_own(context)
-        else:
-            self._load_shown(context, config.certificate, config.key)
+        fingerprint = self._load_own(context) if self._own else _load_shown(context, config.certificate, config.key)
         if config.ca:
             load_ca(context, config.ca)
             context.verify_mode = ssl.CERT_REQUIRED if config.client_certificates == "required" else ssl.CERT_OPTIONAL
-        return context
+        return context, fingerprint
 
-    def _load_own(self, context: ssl.SSLContext) -> None:
+    def _load_own(self, context: ssl.SSLContext) -> bytes:
         directory = self._directory
         if directory is not None:
             path = directory / OWN
@@ -89,21 +86,24 @@ class ServerCertificate:
                 if not path.exists():
                     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                     _write_private(path, make_self_signed())
-                self._load_shown(context, str(path), "")
+                return _load_shown(context, str(path), "")
             except (OSError, CertificateError) as exc:
                 self.note = f"{path}: {exc}"
-            else:
-                return
         # Nowhere to keep it: a new one at every start is still better than none.
         with tempfile.TemporaryDirectory(prefix="mybouncer-") as temporary:
             path = Path(temporary) / OWN
             _write_private(path, make_self_signed())
-            self._load_shown(context, str(path), "")
+            return _load_shown(context, str(path), "")
 
-    def _load_shown(self, context: ssl.SSLContext, certificate: str, key: str) -> None:
-        load_pair(context, certificate, key)
+
+def _load_shown(context: ssl.SSLContext, certificate: str, key: str) -> bytes:
+    """Load what clients are shown; return its fingerprint. Raises CertificateError."""
+    load_pair(context, certificate, key)
+    try:
         shown = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
-        self._fingerprint = shown.fingerprint(hashes.SHA256())
+    except (OSError, ValueError) as exc:
+        raise CertificateError(f"{certificate}: {exc}") from exc
+    return shown.fingerprint(hashes.SHA256())
 
 
 class ServerTls:
