@@ -12,6 +12,7 @@ server decides. Unknown names and wrong passwords go the same way, round trip by
 
 from __future__ import annotations
 
+import hmac
 import pwd
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from .peer import uid_of_peer
 if TYPE_CHECKING:
     import socket
 
+    from .lookup import Hashes
     from .relay import Relay
     from .stream import PacketStream
 
@@ -89,10 +91,8 @@ class Challenge:
             listed = accounts.listed(user)
             assert listed is not None
             return self._found(listed, accounts.credentials.is_proven(user, listed))
-        in_the_clear = self.plugin == c.CLEAR_PASSWORD and self._private and self._answer
-        if in_the_clear and "passthrough" in self._modes:
-            given = Secret.of(_without_nul(self._answer))
-            return given, accounts.credentials.is_proven(user, given)
+        if self.plugin == c.CLEAR_PASSWORD and self._private and self._answer:
+            return await self._in_the_clear(Secret.of(_without_nul(self._answer)))
         await self._first_answer()
         secret = accounts.credentials.proven(user, self.plugin, self._answer, self.nonce)
         if secret is not None:
@@ -103,6 +103,22 @@ class Challenge:
             secret = accounts.listed(user) if mode == "users" else await self._looked_up()
             if secret is not None and secret.answers(self.plugin, self._answer, self.nonce):
                 return self._found(secret, False)
+        raise Refused(self._denied())
+
+    async def _in_the_clear(self, given: Secret) -> tuple[Secret, bool]:
+        """The client has given the password itself."""
+        accounts, user = self._relay.accounts, self._response.username
+        if accounts.credentials.is_proven(user, given):
+            return given, True
+        for mode in self._modes:
+            if mode == "passthrough":
+                return given, False
+            if mode == "users":
+                listed = accounts.listed(user)
+                if listed is not None and listed.same(given):
+                    return listed, False
+            elif any(hmac.compare_digest(stored, given.native_hash) for stored in await self._hashes()):
+                return given, False
         raise Refused(self._denied())
 
     def _found(self, secret: Secret, proven: bool) -> tuple[Secret, bool]:
@@ -136,18 +152,21 @@ class Challenge:
             if "passthrough" in self._modes:
                 return None  # that asks this client for more than a hash is good for
             await self._switch(c.NATIVE_PASSWORD)
-        lookup = self._relay.accounts.lookup
-        assert lookup is not None
-        hashes = await lookup.hashes(self._response.username)
-        if hashes is None and self._modes[-1] == "lookup":
-            raise Refused(Err(c.CR_CONN_HOST_ERROR, b"HY000", _NO_LOOKUP))
-        for stored in hashes or ():
+        for stored in await self._hashes():
             if not stored and not self._answer:
                 return Secret.of(b"")
             stage1 = auth.native_sha1(self._answer, self.nonce, stored)
             if stage1 is not None:
                 return Secret.of_sha1(stage1)
         return None
+
+    async def _hashes(self) -> Hashes:
+        lookup = self._relay.accounts.lookup
+        assert lookup is not None
+        hashes = await lookup.hashes(self._response.username)
+        if hashes is None and self._modes[-1] == "lookup":
+            raise Refused(Err(c.CR_CONN_HOST_ERROR, b"HY000", _NO_LOOKUP))
+        return hashes or ()
 
     # "passthrough"
 

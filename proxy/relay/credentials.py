@@ -70,6 +70,10 @@ class Credentials:
         """Whether the server accepted this secret not long ago."""
         return any(known.secret.same(secret) for known in self._fresh(user))
 
+    def accepted_before(self, user: bytes, secret: Secret) -> bool:
+        """Whether the server has accepted this secret, be it long ago."""
+        return any(known.secret.same(secret) for known in self._known.get(user, ()))
+
     def _fresh(self, user: bytes) -> list[Known]:
         since = self._relay.clock() - self._relay.config.auth.cache_ttl
         return [

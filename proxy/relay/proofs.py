@@ -1,8 +1,9 @@
 """Proofs: a password that a client gave us becomes known by a login to the server.
 
 A proof needs a slot like every connection to the server, and when it succeeds the connection stays as a backend of its
-account. There is one per account at a time; clients with the same password share it. One that nobody waits for any
-more is given up, unless the server has been asked already: a login that was begun is finished (see `connect`).
+account. There is one per account at a time; clients with the same password share it. A password that the server has
+accepted before has a line of its own, which nobody can block by guessing. A proof that nobody waits for any more is
+given up, unless the server has been asked already: a login that was begun is finished (see `connect`).
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Proofs:
         self._accounts = accounts
         self._relay = accounts.relay
         self._proofs: dict[tuple[bytes, bytes], Proof] = {}  # by user and what the password comes to
-        self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()  # by user
+        self._turns: WeakValueDictionary[tuple[bytes, bool], asyncio.Lock] = WeakValueDictionary()  # by user and line
 
     async def prove(self, user: bytes, secret: Secret, key: int) -> None:
         """Log in to the server with a client's secret. Raises Refused with the server's answer, or WaitOver."""
@@ -128,9 +129,10 @@ class Proofs:
             del self._proofs[ident]
 
     async def _run(self, proof: Proof, user: bytes, secret: Secret, key: int) -> None:
-        turn = self._turns.get(user)
+        line = (user, self._accounts.credentials.accepted_before(user, secret))
+        turn = self._turns.get(line)
         if turn is None:
-            turn = self._turns[user] = asyncio.Lock()
+            turn = self._turns[line] = asyncio.Lock()
         since = self._relay.clock()
         async with turn:
             await self._prove(proof, LoginSlot(self._relay, since), user, secret, key)

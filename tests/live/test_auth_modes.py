@@ -256,6 +256,25 @@ def test_a_password_in_the_clear_is_taken_over_tls_and_unix_sockets_only(
         Handshake(pooler.port, "app", "app-secret", plugins=CLEAR_ONLY)
 
 
+def test_a_password_in_the_clear_is_compared_with_what_the_modes_know(world: Server, proxy: Start) -> None:
+    env = listing(curve={"PASSWORD": "curve-secret"})
+    for modes in ("users,lookup", "lookup,users"):
+        pooler = proxy(world, max_connections=4, auth__mode=modes, env=env, **LOOKUP)
+        for user, password, code in (
+            ("curve", "curve-secret", 0),  # listed
+            ("app", "app-secret", 0),  # looked up
+            ("app", "app-secret", 0),  # known
+            ("app", "wrong", 1045),
+            ("curve", "wrong", 1045),
+            ("nobody", "wrong", 1045),
+            ("either", "one", 1045),  # of a plugin whose hashes are not read
+            ("either", "two", 0),
+        ):
+            with Handshake(pooler.port, user, password, plugins=CLEAR_ONLY, tls=True) as client:
+                assert client.code == code, (modes, user, client.err)
+                assert len(client.packets) == 4, "the same packets whatever comes of it"
+
+
 # --- who somebody is on this machine ---
 
 

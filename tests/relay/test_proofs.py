@@ -77,6 +77,22 @@ def test_different_passwords_of_one_account_are_proven_one_after_the_other_in_th
     assert world.relay.accounts.credentials.is_proven(b"tenant", Secret.of(b"secret"))
 
 
+def test_who_guesses_does_not_stop_those_whose_password_was_right_before(world: World):
+    known = prove(world)
+    answer(world)
+    assert known.done()
+    world.relay.accounts.passwords_may_have_changed()
+    wrong = [prove(world, password=b"wrong%d" % n) for n in range(50)]
+    right = prove(world)
+    assert len(world.opening) == 2
+    world.opening.pop(1).set_result(None)
+    world.spin()
+    assert right.result() is None
+    for task in wrong:
+        answer(world, DENIED)
+        assert task.exception() is DENIED
+
+
 def test_on_a_full_pool_it_is_enough_to_have_waited_once(make_world):
     world = make_world(cap=4)
     apps = [world.app() for _ in range(8)]
