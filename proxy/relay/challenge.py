@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _FAST_OK = b"\x01\x03"
 _FULL = b"\x01\x04"
 _WANTS_KEY = b"\x02"
+_WANTS_RSA = b"\x01"  # the same, in sha256_password
 _CHECKED_HERE = (c.CACHING_SHA2_PASSWORD, c.NATIVE_PASSWORD)
 _SOMEBODY = 65534  # what the kernel calls users of other namespaces
 _NO_LOOKUP = b"mybouncer cannot look up accounts at the server: its log says why"
@@ -93,7 +94,10 @@ class Challenge:
             return self._found(listed, accounts.credentials.is_proven(user, listed))
         if self.plugin == c.CLEAR_PASSWORD and self._private and self._answer:
             return await self._in_the_clear(Secret.of(_without_nul(self._answer)))
-        await self._first_answer()
+        if not self._is_answered:
+            if self._switches_once and self._modes != ("users",):
+                return await self._in_the_clear(Secret.of(await self._by_sha256()))
+            await self._first_answer()
         secret = accounts.credentials.proven(user, self.plugin, self._answer, self.nonce)
         if secret is not None:
             return self._found(secret, True)
@@ -126,10 +130,26 @@ class Challenge:
             self._stream.write_packet(_FAST_OK)
         return secret, proven
 
+    @property
+    def _is_answered(self) -> bool:
+        """Whether the response holds an answer that can be checked here.
+
+        A client that can do nothing else than its plugin answers the nonce of our greeting all the same.
+        """
+        ours = self.plugin == self._greeting.plugin
+        return self._answered and (ours or (self.plugin in _CHECKED_HERE and bool(self._answer)))
+
+    @property
+    def _switches_once(self) -> bool:
+        """libmysqlclient on plain TCP.
+
+        It refuses to ask for a key with caching_sha2_password and asks with sha256_password; and a second
+        AuthSwitchRequest in one login is an error to it.
+        """
+        return not self._private and self._response.attributes.get(b"_client_name") == b"libmysql"
+
     async def _first_answer(self) -> None:
         """Have an answer that can be checked here, of a plugin that suits the modes."""
-        if self._answered and (self.plugin == self._greeting.plugin or (self.plugin in _CHECKED_HERE and self._answer)):
-            return  # one that can do nothing else than its plugin answers the nonce of our greeting all the same
         if self.plugin == c.NATIVE_PASSWORD and self._modes != ("passthrough",):
             await self._switch(self.plugin)  # it says nothing until it is asked
         elif "passthrough" in self._modes or self.plugin == c.CACHING_SHA2_PASSWORD:
@@ -183,15 +203,15 @@ class Challenge:
 
     async def _full(self) -> bytes:
         """caching_sha2_password's full authentication: the password itself."""
-        if not self._private and self._response.attributes.get(b"_client_name") == b"libmysql":
-            # libmysqlclient refuses to ask for a key with caching_sha2_password, and asks with this plugin.
-            await self._switch(c.SHA256_PASSWORD)
-            if self._answer != b"\x01":
-                return self._answer.rstrip(b"\0")
-            return await self._by_rsa()
+        if self._switches_once:
+            return await self._by_sha256()
         self._stream.write_packet(_FULL)
         answer = await self._stream.read_packet()
         return await self._by_rsa() if answer == _WANTS_KEY else _without_nul(answer)
+
+    async def _by_sha256(self) -> bytes:
+        await self._switch(c.SHA256_PASSWORD)
+        return await self._by_rsa() if self._answer == _WANTS_RSA else self._answer.rstrip(b"\0")
 
     async def _by_rsa(self) -> bytes:
         """Give the client our public key, decrypt what it sends."""

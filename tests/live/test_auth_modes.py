@@ -14,7 +14,7 @@ import pytest
 
 from proxy.wire import auth
 from proxy.wire import constants as c
-from tests.clients.clients import LOGINS, Account, Target, run_cli
+from tests.clients.clients import LOGINS, Account, Refused, Target, run_cli
 from tests.conftest import Proxy
 from tests.live.handshakes import CLEAR_ONLY, MODERN, NATIVE_ONLY, Handshake, PluginMissing
 from tests.live.raw import Raw
@@ -216,6 +216,22 @@ def test_what_cannot_be_looked_up_is_the_next_modes(world: Server, proxy: Start)
     alone = proxy(world, max_connections=4, auth__mode="lookup", **nobody)
     with Handshake(alone.port, "app", "app-secret") as client:
         assert client.code == 2003
+
+
+@pytest.mark.parametrize("modes", ["lookup,passthrough", "users,passthrough", "users,lookup,passthrough"])
+@pytest.mark.parametrize("login", LOGINS)
+def test_a_mode_beside_passthrough_takes_nothing_from_anybody(
+    world: Server, proxy: Start, login: str, modes: str
+) -> None:
+    """On plain TCP, where clients differ most; the greeting has a plugin that not all of them know."""
+    config = LOOKUP if "lookup" in modes else {}
+    env = listing(app2={"PASSWORD": "app2-secret"}) if "users" in modes else {}
+    pooler = proxy(world, max_connections=4, auth__mode=modes, tls__client__mode="disabled", env=env, **config)
+    for user, password in (("app", "app-secret"), ("app2", "app2-secret"), ("curve", "curve-secret")):
+        for _ in range(2):
+            assert LOGINS[login](Target(pooler.port), Account(user, password, ""), WHO) == [(f"{user}@%",)]
+        with pytest.raises(Refused, match="1045"):
+            LOGINS[login](Target(pooler.port), Account(user, "wrong", ""), WHO)
 
 
 @pytest.mark.parametrize("modes", ["lookup", "lookup,passthrough"])
