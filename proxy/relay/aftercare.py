@@ -259,10 +259,10 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
         if answer.ok is not None and answer.ok.trackers:  # what an ERR withheld comes with the next OK of any kind
             apply_changes(client, backend, tuple(iter_trackers(answer.ok.trackers)), explained=_explained(client))
     _follow_autocommit(client, backend)
-    # Our own SELECT has replaced FOUND_ROWS() and ROW_COUNT(): from now on they are answered from what we know. What
-    # follows an ERR replaces nothing: ROW_COUNT() is -1 anyway, and the diagnostics area stays (protocol.md C.6).
     if client.sent == 1:
         set_names.learn(client, backend)
+    # Our own SELECT has replaced FOUND_ROWS() and ROW_COUNT(): from now on they are answered from what we know. What
+    # follows an ERR replaces nothing: ROW_COUNT() is -1 anyway, and the diagnostics area stays (protocol.md C.6).
     backend.spoiled = any(cmd is not soft.SHOW_WARNINGS and cmd[0] != c.COM_SET_OPTION for cmd in commands)
     release.settle(client, backend)
 
