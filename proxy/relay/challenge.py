@@ -37,6 +37,7 @@ _FULL = b"\x01\x04"
 _WANTS_KEY = b"\x02"
 _WANTS_RSA = b"\x01"  # the same, in sha256_password
 _CHECKED_HERE = (c.CACHING_SHA2_PASSWORD, c.NATIVE_PASSWORD)
+_EMPTY = Secret.of(b"").native_hash  # servers keep none of an empty password
 _SOMEBODY = 65534  # what the kernel calls users of other namespaces
 _NO_LOOKUP = b"mybouncer cannot look up accounts at the server: its log says why"
 
@@ -121,7 +122,7 @@ class Challenge:
                 listed = accounts.listed(user)
                 if listed is not None and listed.same(given):
                     return listed, False
-            elif any(hmac.compare_digest(stored, given.native_hash) for stored in await self._hashes()):
+            elif any(hmac.compare_digest(stored or _EMPTY, given.native_hash) for stored in await self._hashes()):
                 return given, False
         raise Refused(self._denied())
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .client import Client
 
 _AT_MOST = 100
+_LONGEST = 100  # bytes of a packet
 _TEXT = re.compile(
     rb"\s*SET\s+NAMES\s+('?)(?!DEFAULT\b)[a-z0-9]+\1(\s+COLLATE\s+('?)(?!DEFAULT\b)[a-z0-9_]+\3)?\s*;?\s*\Z",
     re.IGNORECASE,
@@ -44,9 +45,10 @@ class Outcome(NamedTuple):
 def learn(client: Client, backend: Backend) -> None:
     """The first statement of `client` is over, and the collation behind it is known."""
     relay, settings, reader = client.relay, client.settings, backend.reader
-    if not isinstance(client.said, bytes) or not _TEXT.match(client.said, 5) or not relay.profile.reset_restores_all:
+    said = client.said  # of a long one only the beginning
+    if not isinstance(said, bytes) or len(said) > _LONGEST or not _TEXT.match(said, 5):
         return
-    if reader.error is not None or reader.warnings or client.pins:
+    if not relay.profile.reset_restores_all or reader.error is not None or reader.warnings or client.pins:
         return
     charsets = (settings.client_charset, settings.results_charset, settings.collation)
     if _with(client, *charsets) is not settings:
@@ -54,7 +56,7 @@ def learn(client: Client, backend: Backend) -> None:
     known = relay.profile.set_names
     if len(known) >= _AT_MOST:
         known.clear()
-    known[client.said[5:]] = Outcome(*charsets, default_trackers(reader.changes))
+    known[said[5:]] = Outcome(*charsets, default_trackers(reader.changes))
 
 
 def answered(client: Client, text: bytes) -> bool:

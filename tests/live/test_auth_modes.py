@@ -285,6 +285,8 @@ def test_a_password_in_the_clear_is_compared_with_what_the_modes_know(world: Ser
             ("nobody", "wrong", 1045),
             ("either", "one", 1045),  # of a plugin whose hashes are not read
             ("either", "two", 0),
+            ("nopass", "", 0),
+            ("nopass", "wrong", 1045),
         ):
             with Handshake(pooler.port, user, password, plugins=CLEAR_ONLY, tls=True) as client:
                 assert client.code == code, (modes, user, client.err)

@@ -146,10 +146,16 @@ def test_it_is_forgotten_when_the_server_is_asked_about_itself_again(world: Worl
     assert world.relay.profile.set_names == {}
 
 
+def test_of_a_long_text_nobody_knows_the_end(world: World):
+    asks(world, world.app(), b"SET NAMES utf8mb4" + b" " * 5000 + b"COLLATE utf8mb4_bin")
+    assert world.relay.profile.set_names == {}
+
+
 def test_the_memory_is_bounded(world: World):
-    for number in range(150):
-        asks(world, world.app(), b"SET NAMES" + b" " * (number + 1) + b"utf8mb4")
-    assert len(world.relay.profile.set_names) == 50
+    spaces = [b" " * before + b"SET NAMES" + b" " * between for before in range(10) for between in range(1, 16)]
+    for text in spaces:
+        asks(world, world.app(), text + b"utf8mb4")
+    assert len(world.relay.profile.set_names) == len(spaces) - 100
 
 
 @pytest.mark.parametrize(
