@@ -73,8 +73,9 @@ def context() -> ssl.SSLContext:
 class Resuming:
     """A context whose connections resume the session of the one before."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> None:
         self._context = context()
+        self._context.maximum_version = version
         self._session: ssl.SSLSession | None = None
         self.resumed = 0
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.session.lexer import UNSAFE_CHARSET, code_pieces
+from proxy.session.lexer import ANSI_QUOTES, UNSAFE_CHARSET, code_pieces
 
 READ: Final = 1024  # bytes of a text that are read
 LENGTH: Final = 500  # characters of a digest
@@ -21,6 +21,7 @@ LENGTH: Final = 500  # characters of a digest
 _NUMBER: Final = re.compile(rb"(?<![\w$@`\x80-\xff])\.?\d[\w.]*+(?:(?<=[eE])[+-]\d++)?")
 _LIST: Final = re.compile(rb"\?(?: *+,? *+\?)++")
 _ROWS: Final = re.compile(rb"(\([^()]*+\))(?: *+, *+\([^()]*+(?:\)|\Z))+")
+_PASSWORD: Final = re.compile(rb"identified|password", re.IGNORECASE)
 _WORD: Final = re.compile(rb"[\s(]*+([A-Za-z]++)")
 
 
@@ -31,6 +32,8 @@ def digest(sql: bytes, mode: int = 0) -> str:
     if mode & UNSAFE_CHARSET and not head.isascii():
         word = _WORD.match(head)
         return f"{word[1].decode()} …" if word else "…"
+    if mode & ANSI_QUOTES and _PASSWORD.search(head):
+        mode &= ~ANSI_QUOTES  # the server will say that there is no place for a name, but it is a password
     pieces, whole = code_pieces(head, mode)
     # Numbers are looked for piece by piece no more than once: a literal stands for itself.
     text = _NUMBER.sub(b"?", b"?".join(pieces))

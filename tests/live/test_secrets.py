@@ -54,7 +54,8 @@ def test_no_secret_gets_into_what_people_see(server: Server, proxy: Start, tmp_p
     config = tmp_path / "canary.toml"
     config.write_text(
         '[auth]\nmode = ["users", "lookup", "passthrough"]\nlookup_user = "canary_reader"\n'
-        f'lookup_password = "{canary("reader")}"\n[log]\nlevel = "debug"\n'
+        f'lookup_password = "{canary("reader")}"\n'
+        '[log]\nlevel = "debug"\nstatements = "sampled"\nsample_every = "1ms"\n'
         f'[console]\naddress = "127.0.0.1:{free_port()}"\npassword = "{canary("console")}"\n'
         f'[users.app]\npassword = "{canary("listed")}"\n'
     )
@@ -94,6 +95,11 @@ def _say_secrets(server: Server, pooler: Proxy) -> None:
     with Raw(pooler, "canary", canary("first")) as client:
         client.ok(f"SET @pinned = CONCAT('{canary('statement')}')")
         client.query(f"ALTER USER nobody_at_all@'%' IDENTIFIED BY '{canary('third')}'")
+        client.query(f"CREATE USER nobody_at_all@'%' IDENTIFIED BY '{canary('third')}")  # a quote is missing
+        client.query(f"GRANT ALL ON nowhere.* TO nobody_at_all@'%' IDENTIFIED BY '{canary('third')}'")
+        client.ok("SET sql_mode = 'ANSI_QUOTES'")
+        client.query(f'ALTER USER nobody_at_all IDENTIFIED BY "{canary("third")}"')
+        client.ok("SET sql_mode = DEFAULT")
         client.ok(f"SET PASSWORD = {f'PASSWORD({second})' if server.flavour == 'mariadb' else second}")
         client.send(b"\x16" + f"ALTER USER canary@'%' IDENTIFIED BY '{canary('fourth')}'".encode())
         client.sock.sendall(frame(b"\x03SELECT 1", 7))  # out of order

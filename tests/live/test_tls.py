@@ -18,11 +18,13 @@ import pymysql
 import pytest
 import trustme
 
+from bench.secure import Resuming
 from proxy.wire import constants as c
 from proxy.wire.framing import frame
 from proxy.wire.packets import Greeting, HandshakeResponse, ssl_request
 from tests.clients.clients import LOGINS, Account, Target
 from tests.conftest import Proxy
+from tests.live.raw import Raw
 from tests.servers import FLAVOURS, Server, start_server, wait_until
 
 ACCOUNT = ("app", "app-secret")
@@ -207,6 +209,34 @@ def test_a_changed_certificate_is_taken_up_and_nobody_is_dropped(
         own.issue("server", "localhost")
         wait_until(lambda: shown(pooler) != before, 10.0, "the new one is shown")
         assert value(connection, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_a_client_resumes_its_session_until_the_certificate_changes(
+    mariadb: Server, proxy: Start, certificates: Certificates, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    path, new = tmp_path / "certificate.pem", tmp_path / "new.pem"
+
+    def show(name: str) -> None:
+        issued = certificates.authority.issue_cert(name)
+        new.write_bytes(b"".join(blob.bytes() for blob in (*issued.cert_chain_pems, issued.private_key_pem)))
+        new.replace(path)
+
+    show("localhost")
+    pooler = proxy(mariadb, max_connections=2, tls__client__certificate=str(path))
+    resuming = Resuming(version)
+
+    def login() -> bool:
+        before = resuming.resumed
+        with Raw(pooler, *ACCOUNT, tls=resuming) as client:  # type: ignore[arg-type]
+            assert client.get("SELECT 1") == b"1"
+            resuming.keep(client.sock)
+        return resuming.resumed > before
+
+    assert [login() for _ in range(4)] == [False, True, True, True]
+    show("localhost")
+    wait_until(lambda: "certificate taken up" in pooler.log(), 10, "the new certificate is taken up")
+    assert [login() for _ in range(3)] == [False, True, True]
 
 
 @pytest.mark.parametrize("broken", ["missing", "no PEM", "another key"])

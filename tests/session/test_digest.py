@@ -70,3 +70,11 @@ def test_any_bytes_have_one_printable_line(sql: bytes, mode: int) -> None:
 def test_the_number_of_values_does_not_matter(one: list[int], other: list[int]) -> None:
     digests = {digest(f"SELECT v FROM t WHERE id IN ({', '.join(map(str, ids))})".encode()) for ids in (one, other)}
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [b'ALTER USER u IDENTIFIED BY "secret"', b'set password = "secret"', b'CREATE USER "u" identified by "secret'],
+)
+def test_a_password_in_the_wrong_quotes_is_not_shown(sql: bytes) -> None:
+    assert "secret" not in digest(sql, ANSI_QUOTES)
