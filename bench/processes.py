@@ -53,6 +53,12 @@ class Run:
     cpu: float  # seconds of the process in the middle, per unit
     p99_ms: float = 0.0
     client_cpu: float = 0.0  # seconds of the clients' process, per unit
+    server_cpu: float = 0.0
+
+    @property
+    def whole_cpu(self) -> float:
+        """Of clients, middle and server."""
+        return self.client_cpu + self.cpu + self.server_cpu
 
     @property
     def time(self) -> float:

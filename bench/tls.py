@@ -63,7 +63,7 @@ def tls(flavour: str, count: int, seconds: int, rounds: int) -> Report:
         with console.status(f"{count} idle clients"):
             memory = _memory(flavour, count, Path(directory))
         ways = list(_start(flavour, count, Path(directory), stack))
-        version = next(way.server.version for way in ways if way.server is not None)
+        backend = next(way.server for way in ways if way.server is not None)
         statements, short = Runs(), Runs()
         for number in range(rounds):
             turn = ways if number % 2 == 0 else ways[::-1]
@@ -75,12 +75,12 @@ def tls(flavour: str, count: int, seconds: int, rounds: int) -> Report:
             for driver, argument in DRIVERS.items():
                 for way in (way for way in turn if way.handshake == "mysql"):
                     with console.status(f"round {number + 1} of {rounds}: connect, {way.middle.name}"):
-                        run = _run(way.middle, "connect", way.middle.port, argument, seconds)
+                        run = _run(way.middle, "connect", way.middle.port, argument, seconds, server=backend)
                         short.add((driver, 1), way.middle.name, run)
     return Report(
         f"tls-{flavour}",
         f"TLS to clients, {flavour}, {BACKENDS} backends",
-        [memory, _statements(statements), _short(short), _left(short), alone],
+        [memory, _statements(statements), _short(short), _parts(short), alone],
         notes=[
             f"Median of {rounds} rounds of {seconds} s each, interleaved; a ratio is the median of the rounds'. Time "
             "is that of one statement or connection, over all clients; CPU is that of the process in the middle.",
@@ -91,7 +91,7 @@ def tls(flavour: str, count: int, seconds: int, rounds: int) -> Report:
             "theirs too.",
             str(others),
         ],
-        machine=machine(f"{flavour} {version}", first_line("haproxy", "-v").partition(" - ")[0]),
+        machine=machine(f"{flavour} {backend.version}", first_line("haproxy", "-v").partition(" - ")[0]),
     )
 
 
@@ -127,15 +127,21 @@ def _start(flavour: str, count: int, directory: Path, stack: contextlib.ExitStac
     yield _Way(primed(stack.enter_context(pooler)), "mysql")
 
 
-def _run(middle: Middle, *arguments: object) -> Run:
+def _run(middle: Middle, *arguments: object, server: Server | None = None) -> Run:
+    pids = [pid for pid in (middle.pid, server and server.pid) if pid]
     with clients(*arguments, module="bench.secure") as process:
         process.hear()
-        before = cpu_seconds(middle.pid) if middle.pid else 0.0
+        before = {pid: cpu_seconds(pid) for pid in pids}
         process.go()
         said = process.hear()
-        used = cpu_seconds(middle.pid) - before if middle.pid else 0.0
+        used = {pid: cpu_seconds(pid) - before[pid] for pid in pids}
     count = said["count"]
-    return Run(count / said["seconds"], used / count, client_cpu=said.get("cpu", 0.0) / count)
+    return Run(
+        count / said["seconds"],
+        used[middle.pid] / count if middle.pid else 0.0,
+        client_cpu=said.get("cpu", 0.0) / count,
+        server_cpu=used[server.pid] / count if server else 0.0,
+    )
 
 
 def _memory(flavour: str, count: int, directory: Path) -> Table:
@@ -189,43 +195,27 @@ def _statements(runs: Runs) -> Table:
 
 
 def _short(runs: Runs) -> Table:
-    table = Table(
-        "Connect, SELECT 1, quit",
-        ("client", "through", "ms", "time, of direct", "client's CPU µs", "CPU µs", "wanted"),
-    )
+    table = Table("Connect, SELECT 1, quit", ("client", "through", "ms", "time, of direct", "wanted"))
     for case in runs.cases():
         for name in runs.targets(case):
-            cpu, ratio = runs.median(case, name, "cpu"), runs.times(case, name, "direct", "time")
+            ratio = runs.times(case, name, "direct", "time")
             wanted = f"at most {SHORT}×: {'yes' if ratio <= SHORT else 'no'}" if name == "mybouncer" else ""
-            table.rows.append(
-                (
-                    case[0],
-                    name,
-                    f"{runs.median(case, name, 'time') * 1e3:.2f}",
-                    times(ratio),
-                    f"{runs.median(case, name, 'client_cpu') * 1e6:.0f}",
-                    f"{cpu * 1e6:.0f}" if cpu else "–",
-                    wanted,
-                )
-            )
+            table.rows.append((case[0], name, f"{runs.median(case, name, 'time') * 1e3:.2f}", times(ratio), wanted))
     return table
 
 
-def _left(runs: Runs) -> Table:
-    """What the figure that is wanted leaves, when the client's own work is done."""
+def _parts(runs: Runs) -> Table:
+    """Who works for a short connection; the floor is the client's own share, which nobody in the middle can lessen."""
+    parts = {"client": "client_cpu", "mybouncer": "cpu", "server": "server_cpu", "all": "whole_cpu"}
     table = Table(
-        "What there is to save",
-        (
-            "client",
-            "direct ms",
-            f"{SHORT}× of it",
-            "the client's own",
-            "left for all else",
-            "of direct, if all else took no time",
-        ),
+        "The same, CPU µs of each", ("client", "through", *parts, "all, of direct", "the client alone, of direct")
     )
     for case in runs.cases():
-        direct, own = runs.median(case, "direct", "time"), runs.median(case, "mybouncer", "client_cpu")
-        values = (direct, SHORT * direct, own, SHORT * direct - own)
-        table.rows.append((case[0], *(f"{value * 1e3:.2f}" for value in values), times(own / direct)))
+        for name in runs.targets(case):
+            spent = (runs.median(case, name, part) * 1e6 for part in parts.values())
+            ratio = runs.times(case, name, "direct", "whole_cpu")
+            floor = runs.median(case, name, "client_cpu") / runs.median(case, "direct", "whole_cpu")
+            table.rows.append(
+                (case[0], name, *(f"{part:.0f}" if part else "–" for part in spent), times(ratio), times(floor))
+            )
     return table
