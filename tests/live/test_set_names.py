@@ -1,4 +1,4 @@
-"""`SET NAMES` behind a login, answered here: to the byte what the server answers, and the session is the same."""
+"""`SET NAMES` behind a login, answered here: what the server answers, and the session is the same."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from proxy.wire.packets import iter_trackers, parse_err, parse_ok
 from tests.conftest import Proxy
 from tests.live.raw import Raw, Target
 from tests.servers import Server
@@ -17,15 +18,18 @@ CHARSETS = (
 )
 
 
-def said(target: Target, text: str, *, session_track: bool) -> tuple[bytes, list[object]]:
-    """The packet that answers the first statement of a session, and what the session is then."""
+def said(target: Target, text: str, *, session_track: bool) -> tuple[object, object, list[object]]:
+    """What answers the first statement of a session, its trackers (in no order), and what the session is then."""
     with Raw(target, database="test", session_track=session_track) as client:
         client.send_query(text)
         client.expect_answer()
         answer = client.read_packet()
         (row,) = client.ok(CHARSETS).rows
         client.quit()
-        return answer, row
+        if answer[0] == 0xFF:
+            return parse_err(answer), None, row
+        ok = parse_ok(answer)
+        return ok._replace(trackers=b""), sorted(iter_trackers(ok.trackers)), row
 
 
 @pytest.mark.parametrize("session_track", [True, False], ids=["trackers", "no trackers"])
