@@ -14,10 +14,13 @@ from proxy.session.state import COLLATION_UNKNOWN, PIN_MASK
 from proxy.session.verdict import (
     CALC_FOUND_ROWS,
     CHARSET,
+    COUNTS,
     CREDENTIALS,
+    DML,
     KEEPS_DIAGNOSTICS,
     PINS_ON_SUCCESS,
     PLAIN,
+    RESULTS_COLLATION,
     SETS_INSERT_ID,
     TIMESTAMP_DEFAULT,
 )
@@ -88,8 +91,10 @@ def finish(backend: Backend, client: Client | None) -> None:
     if reader.had_rows:
         client.row_count = -1
         client.found_rows = reader.rows
+        client.counted = client.said
     else:
         client.row_count = reader.affected
+        client.found_rows = soft.UNKNOWN_ROWS
     release.settle(client, backend)
 
 
@@ -107,9 +112,9 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
     if client.kind == PREPARE:
         _remember_prepared(client, backend, reader)
     if client.kind in (QUERY, SINGLE):
-        client.row_count = -1 if reader.had_rows or error else reader.affected
-        if reader.had_rows:
-            client.found_rows = reader.rows
+        _count_rows(client, reader)
+    elif error is not None:
+        client.row_count, client.found_rows, client.counted = soft.UNKNOWN_COUNT, soft.UNKNOWN_ROWS, b""
     sets = verdict.flags & SETS_INSERT_ID or verdict.pins & pins.OPAQUE
     lost_id = client.insert_id == soft.UNKNOWN_ID and client.insert_id_backend is not backend
     if reader.insert_id or (not lost_id and (sets or ((reader.had_rows or error) and verdict.kind in soft.INSERTS))):
@@ -187,6 +192,29 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
     backend.run_batch(commands, done)
 
 
+def _count_rows(client: Client, reader: ResponseReader) -> None:
+    """What is known of ROW_COUNT() and FOUND_ROWS() behind this statement.
+
+    SET, USE, COMMIT and their like leave FOUND_ROWS() as it was. An execution may fail before it has changed either.
+    """
+    verdict = client.verdict
+    if reader.error is not None and client.statement is not None:
+        client.row_count = soft.UNKNOWN_COUNT
+    elif reader.error is not None or (reader.had_rows and not reader.ok_last):
+        client.row_count = -1
+    else:
+        client.row_count = reader.affected
+    if reader.error is not None or (client.statement is not None and client.statement.private):
+        client.found_rows, client.counted = soft.UNKNOWN_ROWS, b""
+    elif verdict.flags & KEEPS_DIAGNOSTICS:
+        if verdict.local in COUNTS:
+            client.found_rows, client.counted = 1, b""
+    elif reader.had_rows:
+        client.found_rows, client.counted = reader.rows, client.said
+    elif verdict.kind in DML or verdict.pins & pins.OPAQUE:
+        client.found_rows, client.counted = soft.UNKNOWN_ROWS, b""
+
+
 def _hung_up(client: Client, backend: Backend, error: Err) -> None:
     """The answer was an ERR that ends the server's connection; the client has it."""
     client.relay.stats.errors[(error.code, "server")] += 1
@@ -245,11 +273,14 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
         elif answer.error is not None or answer.ok is None:
             client.add_pins(pins.UNTRACKED_VARIABLE)
         elif command is _FOUND_ROWS:
-            client.found_rows = int(answer.values()[0][0] or 0)
+            client.found_rows, client.counted = int(answer.values()[0][0] or 0), b""
         elif command[0] == c.COM_SET_OPTION:
             _follow_status(client, answer.ok.status)
         elif command.startswith(b"\x03SELECT @@collation_connection"):
-            settings = table.replace(settings, collation=answer.values()[0][0] or settings.collation)
+            collation = answer.values()[0][0] or settings.collation
+            settings = table.replace(settings, collation=collation)
+            if client.verdict.flags & RESULTS_COLLATION:
+                settings = table.replace(settings, results_collation=collation)
         else:
             row = answer.values()[0]
             changes = [(0, name, value or b"") for name, value in zip(client.verdict.readback, row, strict=True)]
@@ -264,6 +295,8 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
     # Our own SELECT has replaced FOUND_ROWS() and ROW_COUNT(): from now on they are answered from what we know. What
     # follows an ERR replaces nothing: ROW_COUNT() is -1 anyway, and the diagnostics area stays (protocol.md C.6).
     backend.spoiled = any(cmd is not soft.SHOW_WARNINGS and cmd[0] != c.COM_SET_OPTION for cmd in commands)
+    if backend.spoiled:
+        backend.counted_before = client.counted
     release.settle(client, backend)
 
 

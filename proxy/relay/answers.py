@@ -41,6 +41,11 @@ def number_column(label: bytes) -> bytes:
     return build_column(label, _LONGLONG, 21)
 
 
+def count_column(label: bytes) -> bytes:
+    """The column definition of SHOW COUNT(*), which is that of a variable."""
+    return build_column(label, _LONGLONG, 21, flags=0xA0)
+
+
 def number_row(value: int) -> bytes:
     """A text row of one number."""
     return lenenc_str(b"%d" % value)

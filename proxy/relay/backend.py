@@ -45,6 +45,7 @@ class Backend(asyncio.Protocol):
         "capabilities",
         "client",
         "close_reason",
+        "counted_before",
         "idle_since",
         "insert_id",
         "killers",
@@ -97,6 +98,8 @@ class Backend(asyncio.Protocol):
         self.patient = False
         self.lost = self.reading_paused = self.writing_paused = False
         self.unresettable = False  # a client that left may have left what no reset undoes
+        # What the last client had counted (`Client.counted`) when FOUND_ROWS() here became that of something else.
+        self.counted_before: Prepared | bytes | None = None
         self.spoiled = False  # ROW_COUNT() and FOUND_ROWS() here are not those of the last client's statement
 
     def __repr__(self) -> str:

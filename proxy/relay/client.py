@@ -60,6 +60,7 @@ class Client(asyncio.Protocol):
         "capturing",
         "closed",
         "connected_at",
+        "counted",
         "deprecate_eof",
         "diagnostics",
         "doubt",
@@ -165,7 +166,8 @@ class Client(asyncio.Protocol):
         self.capturing = 0
         self.resume: Callable[[], None] | None = None
         self.row_count = 0
-        self.found_rows = 1
+        self.found_rows = 0
+        self.counted: Prepared | bytes = b""  # the command whose rows `found_rows` is the number of
         self.large: bytearray | None = None
         self.upload: Backend | None = None
         self.file_left = 0
@@ -277,6 +279,10 @@ class Client(asyncio.Protocol):
             last = self.last
             if last is None or not soft.at_hand(self, last, verdict.needs):
                 self.verdict = verdict
+                self.statement = None
+                if soft.lists_nothing(self):
+                    self.run(self.verdict, QUERY)
+                    return
                 soft.answer(self)
                 self.over()
                 return

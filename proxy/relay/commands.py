@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .client import Client
+    from .internal import Answer
 
 PLAIN = v.Verdict(b"", flags=v.PLAIN)
 _KEEPS_DIAGNOSTICS = v.Verdict(b"", flags=v.PLAIN | v.KEEPS_DIAGNOSTICS)
@@ -234,16 +235,53 @@ def _process_kill(client: Client, packet: bytes) -> None:
 
 
 def _reset_connection(client: Client, _packet: bytes) -> None:
-    """COM_RESET_CONNECTION: a fresh session that keeps its schema (protocol.md B.1)."""
+    """COM_RESET_CONNECTION: a fresh session that keeps its schema, and its role (protocol.md B.1, D.1).
+
+    Whatever the session held has ended on the backend that holds it when the client has its OK: somebody else may take
+    the lock then.
+    """
     backend = client.backend
-    if backend is not None:
-        # Whatever the session held ends on the backend that holds it.
-        if client.pins & pins.UNRESETTABLE:
-            release.release_closed(client, backend, "unresettable_session")
-        else:
-            client.backend = None
-            backend.client = backend.last_client = None
+    if backend is None:
+        _begin_anew(client)
+        return
+    if client.pins & pins.XA or not release.resettable(backend):
+        release.release_closed(client, backend, "unresettable_session")
+        _begin_anew(client)
+        if client.relay.draining:
+            client.close("drain")
+        return
+    kept = client.pins & pins.UNRESETTABLE if client.pins & pins.KEPT_BY_RESET else 0
+    closes = client.pins & pins.UNRESETTABLE & ~kept
+    client.busy = True
+
+    def done(answers: list[Answer] | None) -> None:
+        if client.closed:
             release.reset(backend)
+            return
+        if answers is None:
+            client.backend = backend.client = None
+        elif closes or any(answer.error for answer in answers):
+            release.release_closed(client, backend, "unresettable_session")
+        if unsure and answers is not None and answers[-1].error is None:
+            client.settings = client.relay.settings.replace(client.settings, schema=answers[-1].values()[0][0])
+        _begin_anew(client)
+        client.pins = kept
+        if client.backend is not None:
+            release.settle(client, backend)
+        else:
+            client.over()
+            if client.relay.draining:
+                client.close("drain")
+
+    # Where trackers were silent, only the server knows which schema it keeps.
+    unsure = client.pins & (pins.SESSION_TRACK | pins.OPAQUE)
+    release.run_reset(backend, done, _SCHEMA if unsure else ())
+
+
+_SCHEMA = (bytes((c.COM_QUERY,)) + b"SELECT DATABASE()",)
+
+
+def _begin_anew(client: Client) -> None:
     client.pins = 0
     client.held = None
     client.prepared_texts = None
@@ -254,19 +292,18 @@ def _reset_connection(client: Client, _packet: bytes) -> None:
     client.insert_id = 0
     client.insert_id_backend = None
     client.row_count = 0
-    client.found_rows = 1
     client.has_diagnostics = False
     client.diagnostics = None
     client.last = None
     client.reply(build_ok(status=client.status))
-    if backend is not None and client.relay.draining:
-        client.close("drain")
 
 
 def _change_user(client: Client, packet: bytes) -> None:
-    """COM_CHANGE_USER ends here: a login on this connection, and nothing of the old session stays."""
+    """COM_CHANGE_USER ends here: a login on this connection. Of the old session only COM_SET_OPTION stays (D.1)."""
+    option = c.CLIENT_MULTI_STATEMENTS if client.settings.multi_statements else 0
+    capabilities = client.capabilities & ~c.CLIENT_MULTI_STATEMENTS | option
     try:
-        response = parse_change_user(packet[4:], client.capabilities)
+        response = parse_change_user(packet[4:], capabilities)
     except ProtocolError as exc:
         client.relay.count_malformed(client.address, str(exc))
         _unknown(client)

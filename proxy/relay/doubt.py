@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .internal import Answer
 
 # With any other error the statement had begun.
-_BEFORE_ANYTHING = frozenset((c.ER_PARSE_ERROR, c.ER_SP_DOES_NOT_EXIST))
+_BEFORE_ANYTHING = frozenset((c.ER_PARSE_ERROR, c.ER_SP_DOES_NOT_EXIST, c.ER_NO_DB))
 
 _TEXT_LIMIT = 64 << 10
 

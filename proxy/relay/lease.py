@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 RESERVE = -2  # a lease for a command that is still arriving
 
 _MAX_TRIES = 3
-_SAID = 2048  # bytes of a command that are kept when it has been sent, for people
 
 
 def start(client: Client) -> None:
@@ -106,6 +105,7 @@ def _take_over(client: Client, backend: Backend) -> None:
     """Another client's backend becomes this client's, without soft state of its own on it."""
     backend.last_client = client
     backend.spoiled = True
+    backend.counted_before = client.counted
 
 
 def send(client: Client, backend: Backend) -> None:
@@ -123,7 +123,7 @@ def send(client: Client, backend: Backend) -> None:
     packet = client.packet
     statement = client.statement
     client.sent += 1
-    client.said = statement or (packet if len(packet) <= _SAID else packet[:_SAID])
+    client.said = statement or (packet if len(packet) <= soft.SAID else packet[: soft.SAID])
     if statement is not None:
         if statement.private:
             client.add_pins((pins.CURSOR if statement.cursor else 0) | (pins.LONG_DATA if statement.long_data else 0))
@@ -251,6 +251,7 @@ def _settings_to_prepare_in(client: Client, statement: Prepared) -> Settings:
         client_charset=own.client_charset,
         results_charset=own.results_charset,
         collation=own.collation,
+        results_collation=own.results_collation,
         variables=tuple(variables.items()),
     )
 

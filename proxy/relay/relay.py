@@ -344,6 +344,7 @@ class Relay:
             client_charset=charset,
             collation=collation,
             results_charset=results,
+            results_collation=b"",
         )
 
     def pool(self, user: bytes, key: int) -> Pool:

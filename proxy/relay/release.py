@@ -15,6 +15,8 @@ from proxy.wire import constants as c
 from . import soft
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .backend import Backend
     from .client import Client
     from .internal import Answer
@@ -94,10 +96,6 @@ def reset(backend: Backend) -> None:
         return
     if backend.slot == LEASED:
         relay.registry.begin_reset(backend)
-    relay.stats.resets += 1
-    backend.forget_statements()
-    backend.insert_id = 0
-    backend.settings = None
 
     def done(answers: list[Answer] | None) -> None:
         if answers is None:
@@ -107,7 +105,19 @@ def reset(backend: Backend) -> None:
             return
         relay.registry.release(backend)
 
-    backend.run_batch((RESET, relay.profile.track_command), done)
+    run_reset(backend, done)
+
+
+def run_reset(backend: Backend, done: Callable[[list[Answer] | None], None], questions: tuple[bytes, ...] = ()) -> None:
+    """COM_RESET_CONNECTION and then questions; and what we forget with it."""
+    relay = backend.relay
+    relay.stats.resets += 1
+    backend.forget_statements()
+    backend.soft = 0
+    backend.insert_id = 0
+    backend.settings = None
+    backend.last_client = None
+    backend.run_batch((RESET, relay.profile.track_command, *questions), done)
 
 
 def kill_over(backend: Backend) -> None:

@@ -4,10 +4,14 @@ LAST_INSERT_ID(), the diagnostics area, ROW_COUNT() and FOUND_ROWS() stay on the
 which the client is given again if it can be. Before another client gets it, what may still be asked for is read
 (`capture_commands`), and from then on it is answered from here or set on the next backend. What cannot be had is an
 error in words.
+
+FOUND_ROWS() is the number of rows sent only for a SELECT without an offset. What other statements make of it differs
+from server to server, and so do those that fail: then it is not known here.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from proxy.session import pins
@@ -20,8 +24,10 @@ from proxy.session.verdict import (
     NEED_WARNINGS,
 )
 from proxy.wire import constants as c
+from proxy.wire.framing import frame
 
 from . import answers
+from .prepared import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +42,28 @@ WARNINGS = 2
 STALE_WARNINGS = 4  # MariaDB keeps warnings until a statement uses a table: they must not reach the next client
 
 UNKNOWN_ID = -1  # LAST_INSERT_ID() has changed, and only `insert_id_backend` knows it
+SAID = 2048  # bytes of a command that are kept when it has been sent
+UNKNOWN_COUNT = -2  # ROW_COUNT() is not known
+UNKNOWN_ROWS = -1  # so has FOUND_ROWS(), or it may have
 
 INSERTS = frozenset((b"insert", b"replace", b"load"))
 
 SHOW_WARNINGS = bytes((c.COM_QUERY,)) + b"SHOW WARNINGS"
 _INSERT_ID = bytes((c.COM_QUERY,)) + b"SELECT LAST_INSERT_ID()"
 _CLEAR_WARNINGS = bytes((c.COM_QUERY,)) + b"DO (SELECT 1 FROM (SELECT 1) x)"  # what uses a table clears
+
+# A list of warnings without any, and with the server's own columns for the charset that this client has.
+_EMPTY_LISTS = {
+    v.SHOW_WARNINGS: frame(SHOW_WARNINGS + b" LIMIT 0"),
+    v.SHOW_ERRORS: frame(bytes((c.COM_QUERY,)) + b"SHOW ERRORS LIMIT 0"),
+}
+_EMPTY_LIST = v.Verdict(b"show", flags=v.KEEPS_DIAGNOSTICS)
+
+_COUNTED = re.compile(rb"[\s(]*+(?:select|with)\b", re.IGNORECASE)
+_NOT_COUNTED = re.compile(rb"\boffset\b|\blimit\s[^;]*,|;\s*+[^\s;]", re.IGNORECASE)
+_ASKED_FOR = re.compile(rb"\bsql_calc_found_rows\b", re.IGNORECASE)
+
+_STAYED = "stayed on a connection that serves another client now"
 
 _COUNT_LABELS = {v.SHOW_COUNT_WARNINGS: b"@@session.warning_count", v.SHOW_COUNT_ERRORS: b"@@session.error_count"}
 
@@ -52,7 +74,16 @@ def at_hand(client: Client, backend: Backend, needs: int) -> bool:
         return False
     if needs & NEED_INSERT_ID and client.insert_id_backend is not backend:
         return False
+    if needs & NEED_FOUND_ROWS and backend.counted_before is not None and not _rows_here(client, backend):
+        return False
     return not backend.spoiled or (needs == NEED_WARNINGS and bool(backend.soft & WARNINGS))
+
+
+def _rows_here(client: Client, backend: Backend) -> bool:
+    """Whether FOUND_ROWS() on the backend is the client's own again: a SELECT makes it so, SET and COMMIT do not."""
+    counted = client.counted
+    text = counted.text if isinstance(counted, Prepared) else counted[5:]
+    return counted is not backend.counted_before and bool(_COUNTED.match(text))
 
 
 def insert_id_here(client: Client, backend: Backend) -> bool:
@@ -120,6 +151,8 @@ def answered(client: Client) -> bool:
     if 0 < client.verdict.local < v.KILL_CONNECTION and (
         statement is None or (client.verdict.local == v.SELECT_FOUND_ROWS and not statement.private)
     ):
+        if lists_nothing(client):
+            return False
         answer(client)
         return True
     lost = client.verdict.needs & (NEED_ROW_COUNT | NEED_FOUND_ROWS | NEED_LAST_BACKEND)
@@ -130,7 +163,7 @@ def answered(client: Client) -> bool:
     if not lost or client.verdict.pins & pins.OPAQUE:
         return False
     text = (
-        "of the previous statement stayed on a connection that serves another client now; "
+        f"of the previous statement {_STAYED}; "
         "use SHOW WARNINGS, SELECT ROW_COUNT() or SELECT FOUND_ROWS() as a statement of its own, "
         "or ask inside a transaction"
     )
@@ -139,6 +172,27 @@ def answered(client: Client) -> bool:
         what, text = "LAST_INSERT_ID()", "was lost with the connection to the server that knew it"
     client.refuse(f"{what} {text}")
     return True
+
+
+def lists_nothing(client: Client) -> bool:
+    """Whether the statement asks for a list of warnings where there are none: it becomes one that any backend can
+    answer.
+    """
+    empty = _EMPTY_LISTS.get(client.verdict.local)
+    if empty is None or client.has_diagnostics or client.statement is not None:
+        return False
+    client.packet, client.verdict = empty, _EMPTY_LIST
+    return True
+
+
+def _found_rows(client: Client) -> int:
+    """What FOUND_ROWS() is, or UNKNOWN_ROWS."""
+    counted = client.counted
+    text = counted.text if isinstance(counted, Prepared) else counted[5:]
+    if not text or _ASKED_FOR.search(text):
+        return client.found_rows
+    plain = len(counted) < SAID if isinstance(counted, bytes) else True  # else its end is not there
+    return client.found_rows if plain and _COUNTED.match(text) and not _NOT_COUNTED.search(text) else UNKNOWN_ROWS
 
 
 def answer(client: Client) -> None:
@@ -150,6 +204,13 @@ def answer(client: Client) -> None:
     if asks_warnings and client.has_diagnostics and known is None:
         client.refuse("the diagnostics area was lost with the connection to the server that knew it")
         return
+    found_rows = _found_rows(client)
+    if local == v.SELECT_FOUND_ROWS and found_rows == UNKNOWN_ROWS:
+        client.refuse(f"FOUND_ROWS() {_STAYED}; ask right behind a SELECT without an offset, or inside a transaction")
+        return
+    if local == v.SELECT_ROW_COUNT and client.row_count == UNKNOWN_COUNT:
+        client.refuse(f"ROW_COUNT() of an execution that failed {_STAYED}; ask inside a transaction")
+        return
     columns: list[bytes] | tuple[bytes, ...] = answers.WARNING_COLUMNS
     rows: list[bytes] = list(known.rows) if known is not None and client.has_diagnostics else []
     if known is not None and known.columns:
@@ -158,19 +219,21 @@ def answer(client: Client) -> None:
         errors = [row for row in rows if row[1:6] == b"Error"]
         number = {
             v.SELECT_ROW_COUNT: client.row_count,
-            v.SELECT_FOUND_ROWS: client.found_rows,
+            v.SELECT_FOUND_ROWS: found_rows,
             v.SHOW_COUNT_WARNINGS: len(rows),
             v.SHOW_COUNT_ERRORS: len(errors),
         }
         if local == v.SHOW_ERRORS:
             rows = errors
         else:
-            columns = [answers.number_column(verdict.local_label or _COUNT_LABELS[local])]
+            label = verdict.local_label
+            columns = [answers.number_column(label) if label else answers.count_column(_COUNT_LABELS[local])]
             row = answers.number_row if client.statement is None else answers.binary_number_row
             rows = [row(number[local])]
     client.row_count = -1
-    if not asks_warnings:
-        client.found_rows = 1
+    if local not in (v.SHOW_WARNINGS, v.SHOW_ERRORS):
+        client.found_rows, client.counted = 1, b""
+    if not asks_warnings and not client.relay.profile.mariadb:  # MariaDB's stay until a statement uses a table
         client.has_diagnostics = False
     eof, seq = client.deprecate_eof, client.reply_seq
     client.transport.write(answers.result_set(columns, rows, deprecate_eof=eof, status=client.status, seq=seq))

@@ -28,6 +28,7 @@ from proxy.session.verdict import (
     NOTHING,
     PINS_ON_SUCCESS,
     PLAIN,
+    RESULTS_COLLATION,
     SETS_INSERT_ID,
     TIMESTAMP_DEFAULT,
     TRANSACTION_CONTROL,
@@ -79,11 +80,11 @@ class Effects:
         for number, part in enumerate(parts, 1):
             effect = self._statement(part)
             if number < len(parts) and _changes_lexing(part, effect):
-                effect = effect.plus(pins=p.OPAQUE)  # the server reads the rest in another mode than we did
+                effect = effect.plus(p.OPAQUE, NEED_INSERT_ID)  # the server reads the rest in another mode than we did
             total = effect if total is None else total.then(effect)
         assert total is not None
-        # An error says only that the last statement run did nothing.
-        return total if len(parts) == 1 else total._replace(flags=total.flags & ~PINS_ON_SUCCESS)
+        # An error says only that the last statement run did nothing, and several answers are not taken in at a glance.
+        return total if len(parts) == 1 else total._replace(flags=total.flags & ~(PINS_ON_SUCCESS | PLAIN))
 
     def _statement(self, part: list[bytes]) -> Effect:
         first = next((token for token in part if token != b"("), b"")
@@ -246,7 +247,9 @@ class Effects:
             # A failing CREATE TEMPORARY … SELECT leaves no table.
             flags = 0 if effect.pins else PINS_ON_SUCCESS
             known = part[where + 1 : where + 2] and part[where + 1] in (b"table", b"sequence")
-            return effect.plus(p.TEMPORARY_TABLE | (0 if known else p.OPAQUE), flags=flags)
+            return (
+                effect.plus(p.TEMPORARY_TABLE, flags=flags) if known else UNKNOWN.then(effect).plus(p.TEMPORARY_TABLE)
+            )
         if part[1:2] and part[1] not in _DDL_OBJECTS:
             return UNKNOWN
         if part[1:2] == [b"user"] or part[1:4] == [b"or", b"replace", b"user"]:
@@ -288,7 +291,7 @@ class Effects:
             return NOTHING
         if words[:1] == (b"password",):
             effect = self._scan(rest).plus(flags=CREDENTIALS)
-            return effect.plus(p.OPAQUE) if b"," in rest else effect
+            return effect.plus(p.OPAQUE, NEED_INSERT_ID) if b"," in rest else effect
         effect = Effect(flags=PINS_ON_SUCCESS)
         for item in _items(rest):
             effect = effect.then(self._assignment(item))
@@ -296,7 +299,7 @@ class Effects:
 
     def _assignment(self, item: list[bytes]) -> Effect:
         if item[0] == b"names":
-            return self._value(item[1:]).plus(flags=CHARSET)
+            return self._value(item[1:]).plus(flags=CHARSET | RESULTS_COLLATION)
         if item[0] == b"charset" or item[:2] in ([b"character", b"set"], [b"char", b"set"]):
             return self._value(item[1:]).plus(flags=CHARSET)
         equals = next((i for i, token in enumerate(item) if token in (b"=", b":=")), 0)

@@ -64,6 +64,8 @@ PIN_NAMES: Final[dict[int, str]] = {
 # What a COM_RESET_CONNECTION does not undo (protocol.md D.1): such a backend is closed.
 # OPAQUE is among them because a procedure or an EXECUTE can SET ROLE, which nothing reports.
 UNRESETTABLE: Final = ROLE | RESOURCE_GROUP | PROFILING | XA | OPAQUE
+# What a client that resets its session keeps, and so what goes on holding it.
+KEPT_BY_RESET: Final = ROLE | RESOURCE_GROUP
 
 # Session variables whose value must not be carried to another backend: replaying them would be wrong (a one-shot
 # would act twice, a thread id would lie), so the session stays where it set them.

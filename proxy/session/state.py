@@ -85,6 +85,7 @@ class Settings:
         "mode",
         "multi_statements",
         "results_charset",
+        "results_collation",
         "schema",
         "variables",
     )
@@ -95,6 +96,7 @@ class Settings:
         client_charset: bytes,
         results_charset: bytes,
         collation: bytes,
+        results_collation: bytes,
         autocommit: bool,
         multi_statements: bool,
         variables: tuple[tuple[bytes, bytes], ...],
@@ -104,6 +106,8 @@ class Settings:
         self.client_charset = client_charset
         self.results_charset = results_charset
         self.collation = collation
+        # What column definitions name, which no variable shows: a login and SET NAMES set it, empty is the default one.
+        self.results_collation = results_collation
         self.autocommit = autocommit
         self.multi_statements = multi_statements
         self.variables = variables
@@ -143,14 +147,18 @@ class SettingsTable:
         autocommit: bool = True,
         multi_statements: bool = False,
         variables: Sequence[tuple[bytes, bytes]] = (),
+        results_collation: bytes | None = None,
     ) -> Settings:
-        """The one object with these values."""
+        """The one object with these values; unless it is told, the collation is that of the results, too."""
+        if results_collation is None:
+            results_collation = collation if collation.startswith(results_charset + b"_") else b""
         ordered = tuple(sorted(variables))
         key = (
             schema,
             client_charset,
             results_charset,
             collation,
+            results_collation,
             autocommit,
             multi_statements,
             ordered,
@@ -159,7 +167,7 @@ class SettingsTable:
         found = self._values.get(key)
         if found is None:
             mode = mode_of(dict(ordered).get(_SQL_MODE, self.sql_mode), client_charset)
-            found = Settings(*key[:7], mode)
+            found = Settings(*key[:8], mode)
             self._values[key] = found
         return found
 
@@ -170,6 +178,7 @@ class SettingsTable:
             "client_charset": settings.client_charset,
             "results_charset": settings.results_charset,
             "collation": settings.collation,
+            "results_collation": settings.results_collation,
             "autocommit": settings.autocommit,
             "multi_statements": settings.multi_statements,
             "variables": settings.variables,
@@ -207,6 +216,7 @@ class SettingsTable:
                 fields["client_charset"] = value
             elif name == b"character_set_results":
                 fields["results_charset"] = value
+                fields["results_collation"] = b""
             elif name == b"collation_connection":
                 fields["collation"] = value
             elif name == b"character_set_connection":
@@ -271,10 +281,11 @@ def _plan(have: Settings, want: Settings) -> tuple[bytes, ...] | None:
     had = dict(have.variables)
     wanted = dict(want.variables)
     items: list[bytes] = []
-    if (have.client_charset, have.results_charset, have.collation) != (
+    if (have.client_charset, have.results_charset, have.collation, have.results_collation) != (
         want.client_charset,
         want.results_charset,
         want.collation,
+        want.results_collation,
     ):
         items = _charset_items(want)
     if have.autocommit != want.autocommit:
@@ -294,10 +305,15 @@ def _plan(have: Settings, want: Settings) -> tuple[bytes, ...] | None:
 
 
 def _charset_items(want: Settings) -> list[bytes]:
-    charset, collation = want.client_charset, want.collation
-    if charset == want.results_charset and collation.startswith(charset + b"_") and _NAME.match(collation):
-        # As a login does it. Set one by one, MySQL names the charset's default collation in every column definition.
-        return [b"NAMES " + quote(charset) + b" COLLATE " + quote(collation)]
+    named = want.results_collation
+    if named and want.results_charset and _NAME.match(named):
+        # As a login does it. Set by its variable, the results' charset has its default collation.
+        items = [b"NAMES " + quote(want.results_charset) + b" COLLATE " + quote(named)]
+        if want.client_charset != want.results_charset:
+            items.append(b"SESSION character_set_client=" + quote(want.client_charset))
+        if want.collation != named:
+            items.append(b"SESSION collation_connection=" + quote(want.collation))
+        return items
     results = quote(want.results_charset) if want.results_charset else b"NULL"
     return [
         b"SESSION character_set_client=" + quote(want.client_charset),

@@ -27,6 +27,7 @@ LOCAL_INFILE: Final = 128
 IGNORE_TRACKERS: Final = 256
 TIMESTAMP_DEFAULT: Final = 512
 NAMES: Final = 2048  # it takes something by its name, gives it back or sets it: `holds`, `assigns`
+RESULTS_COLLATION: Final = 4096  # SET NAMES: the collation is that of the results, too
 PINS_ON_SUCCESS: Final = 1024  # if it ends with ERR it has done nothing: its pins need not be set
 
 # Only true of a whole text when true of each of its statements.
@@ -40,6 +41,7 @@ SHOW_COUNT_WARNINGS: Final = 3
 SHOW_COUNT_ERRORS: Final = 4
 SELECT_ROW_COUNT: Final = 5
 SELECT_FOUND_ROWS: Final = 6
+COUNTS: Final = (SHOW_COUNT_WARNINGS, SHOW_COUNT_ERRORS)
 # KILL of an id that only we know; the id is the label.
 KILL_CONNECTION: Final = 7
 KILL_QUERY: Final = 8

@@ -71,8 +71,9 @@ class ResponseReader:
 
     After the end: `status` (flags of the last OK or EOF, None if there was none), `error` (Err or None), `changes`
     (all session trackers, accumulated), `insert_id`, `affected`, `warnings`, `rows` (of the last result set),
-    `statement_id`, `n_params` (PREPARE), `local` (the server waits for a file), `cut_short` (it did not wait for its
-    end but sent an ERR), `extra` (bytes behind the end). `kind` is what was awaited.
+    `ok_last` (the end was an OK and not that of rows), `statement_id`, `n_params` (PREPARE), `local` (the server waits
+    for a file), `cut_short` (it did not wait for its end but sent an ERR), `extra` (bytes behind the end). `kind` is what
+    was awaited.
     """
 
     __slots__ = (
@@ -100,6 +101,7 @@ class ResponseReader:
         "local",
         "mid_status",
         "n_params",
+        "ok_last",
         "rows",
         "session_track",
         "statement_id",
@@ -121,7 +123,7 @@ class ResponseReader:
         self._held = b""
         self._skip = self._left = self._left_columns = self._shift = 0
         self._cont = self._eof_due = False
-        self.done = self.local = self.cut_short = self.had_rows = self._file_passed = False
+        self.done = self.local = self.cut_short = self.had_rows = self._file_passed = self.ok_last = False
         self.status: int | None = None
         self.error: Err | None = None
         self.changes: tuple[tuple[int, bytes, bytes], ...] = _NOTHING
@@ -451,6 +453,7 @@ class ResponseReader:
         self.affected = ok.affected_rows
         self.insert_id = ok.last_insert_id or self.insert_id
         if not ok.status & c.SERVER_MORE_RESULTS:
+            self.ok_last = True
             self._end()
         if not ok.status & c.SERVER_SESSION_STATE_CHANGED:
             return None

@@ -396,7 +396,7 @@ def test_in_a_transaction_the_server_always_answers_itself(make_world):
     server.ok(status=c.SERVER_STATUS_IN_TRANS | c.SERVER_STATUS_AUTOCOMMIT)
     app.take()
     world.app().query(b"SELECT 1")
-    for text in (b"SELECT 1 + FOUND_ROWS()", b"SHOW WARNINGS"):
+    for text in (b"SELECT 1", b"SELECT 1 + FOUND_ROWS()", b"SHOW WARNINGS"):
         app.query(text)
         assert server.take() == [query(text)]
         server.rows(b"1", status=c.SERVER_STATUS_IN_TRANS | c.SERVER_STATUS_AUTOCOMMIT)
@@ -627,3 +627,73 @@ def test_the_error_of_a_prepare_can_be_asked_for(world: World):
     app.take()
     app.query(b"SHOW WARNINGS")
     assert server.take() == [SHOW_WARNINGS]
+
+
+@pytest.mark.parametrize("text", [b"SHOW WARNINGS", b"SHOW ERRORS"])
+def test_a_list_without_warnings_is_the_servers_own_with_its_columns(world: World, text: bytes):
+    app = world.app()
+    app.query(text)
+    assert world.server.take()[-1] == query(text + b" LIMIT 0")
+
+
+def row_of(app: App) -> bytes:
+    """The only value of an answer of ours."""
+    return app.take()[-2][1:]
+
+
+def taken(world: World, *texts: bytes, rows: int = 1) -> App:
+    """A client that has run statements, and whose backend somebody else has taken since."""
+    app, other = world.app(), world.app()
+    server = None
+    for text in texts:
+        app.query(text)
+        server = server or world.server
+        server.take()
+        if text.startswith((b"SELECT", b"SHOW")):
+            server.rows(*[b"1"] * rows)
+        else:
+            server.ok()
+        app.take()
+    other.query(b"SELECT 0")
+    world.server.take()
+    world.server.rows(b"1")
+    other.take()
+    return app
+
+
+FOUND_ROWS = b"SELECT FOUND_ROWS()"
+
+
+@pytest.mark.parametrize("texts", [(b"SELECT a FROM t",), (b"SELECT a FROM t", b"SET sql_notes = 1", b"COMMIT")])
+def test_found_rows_are_known_behind_a_select(make_world, texts: tuple[bytes, ...]):
+    app = taken(make_world(cap=1), *texts, rows=3)
+    app.query(FOUND_ROWS)
+    assert row_of(app) == b"3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"SELECT a FROM t LIMIT 3 OFFSET 2",
+        b"SELECT a FROM t LIMIT 2, 3",
+        b"SHOW CREATE TABLE t",
+        b"UPDATE t SET a = 1",
+        b"SELECT a FROM t; DO 1",
+    ],
+)
+def test_what_else_makes_of_found_rows_is_refused_in_words(make_world, text: bytes):
+    app = taken(make_world(cap=1), b"SELECT a FROM t", text)
+    app.query(FOUND_ROWS)
+    assert app.error().code == 1235
+
+
+def test_found_rows_of_a_backend_that_was_taken_are_another_clients_until_the_next_select(make_world):
+    world = make_world(cap=1)
+    app = taken(world, b"SELECT a FROM t", rows=3)
+    app.query(b"SET sql_notes = 0")
+    world.server.take()
+    world.server.ok()
+    app.take()
+    app.query(FOUND_ROWS)
+    assert world.server.take() == []
+    assert row_of(app) == b"3"

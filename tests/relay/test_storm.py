@@ -112,6 +112,9 @@ class Simulated:
         if text == b"SHOW WARNINGS":
             self.row_count = -1
             return self._rows(*self.warnings, columns=3)
+        if text == b"SHOW WARNINGS LIMIT 0":
+            self.row_count = -1
+            return self._rows(columns=3)
         if text == b"SELECT ROW_COUNT()":
             return self._select(b"%d" % self.row_count)
         if text == b"SELECT LAST_INSERT_ID()":

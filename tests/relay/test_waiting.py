@@ -236,10 +236,10 @@ def test_a_pinned_session_that_resets_itself_is_closed_then(world: World, pipeli
     app.take()
     task = drain(world)
     app.send(bytes((c.COM_RESET_CONNECTION,)), *([PING] if pipelined else []))
-    assert app.ok()
-    assert app.closed
     server.take()
     server.ok(2)
+    assert app.take()
+    assert app.closed
     finished(world, task)
 
 

@@ -416,7 +416,7 @@ def test_reading_soft_state_is_noticed(sql: str, needs: int) -> None:
         ("SET @x = GET_LOCK('x', 1)", 0, k.PINS_ON_SUCCESS),
         ("CREATE TEMPORARY TABLE t (a INT)", k.PINS_ON_SUCCESS, 0),
         ("SET @x = 1; SELECT GET_LOCK('x', 1)", 0, k.PINS_ON_SUCCESS),
-        ("SELECT 1; SELECT 2", k.PLAIN, 0),
+        ("SELECT 1; SELECT 2", 0, k.PLAIN),
         ("SELECT 1; COMMIT", k.TRANSACTION_CONTROL, k.PLAIN),
         ("", k.PLAIN, 0),
         ("-- nothing", k.PLAIN, 0),
