@@ -17,6 +17,8 @@ from proxy.session import pins, state
 from proxy.session.effects import Effects
 from proxy.wire import constants as c
 
+_NOTHING = b"SESSION sql_notes=@@session.sql_notes"  # an assignment that changes nothing
+
 LEAKS: dict[str, Callable[[], None]] = {}
 
 
@@ -41,28 +43,19 @@ def _never_pins(mask: int) -> None:
 
 @leak
 def a_variable_is_not_restored() -> None:
-    """`group_concat_max_len` of another client stays."""
-    name = b"SESSION group_concat_max_len"
-    replace(state, "_plan", lambda real: lambda have, want: _without(real(have, want), name))
+    """`group_concat_max_len` is what the client before has set."""
+    item = state._variable_item
 
+    def make(real: Any) -> Any:
+        return lambda name, value: _NOTHING if name == b"group_concat_max_len" else item(name, value)
 
-def _without(plan: tuple[bytes, ...] | None, name: bytes) -> tuple[bytes, ...] | None:
-    """A plan in which an assignment is left out."""
-    if not plan or plan is state.NEEDS_FRESH:
-        return plan
-    kept = []
-    for command in plan:
-        items = [item for item in command.split(b",") if name not in item]
-        if not items[:1] or not items[0].startswith(command[:1]):
-            items[:1] = [command[:5] + items[0]] if items else []
-        kept += [b",".join(items)] if items else []
-    return tuple(kept)
+    replace(state, "_variable_item", make)
 
 
 @leak
 def a_variable_never_goes_back() -> None:
     """What only the client before had set stays as it set it."""
-    replace(state, "_default_item", lambda real: lambda name: b"SESSION sql_notes=@@session.sql_notes")
+    replace(state, "_default_item", lambda real: lambda name: _NOTHING)
 
 
 @leak

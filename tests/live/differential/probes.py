@@ -10,7 +10,7 @@ ABOUT = "probe of variables"
 
 # They change by themselves, or say which connection it is; the schema's charset MariaDB forgets when it is reset.
 _VOLATILE = frozenset(
-    [
+    (
         "timestamp",
         "pseudo_thread_id",
         "rand_seed1",
@@ -34,7 +34,7 @@ _VOLATILE = frozenset(
         "collation_database",
         "session_track_gtids",
         "proxy_protocol_networks",
-    ]
+    )
 )
 
 # The first ones ask for soft state, which each of them spoils for those behind it.

@@ -67,9 +67,15 @@ RULES = (
         when=lambda scene: scene.model.locked,
     ),
     texts(
-        "unlock tables", 6, "UNLOCK TABLES", "unlock table", effect=UNLOCK | END, when=lambda scene: scene.model.locked
+        "unlock tables",
+        6,
+        "UNLOCK TABLES",
+        "unlock table",
+        effect=UNLOCK | END,
+        prepared=False,
+        when=lambda scene: scene.model.locked,
     ),
-    texts("unlock without", 0.5, "UNLOCK TABLES", effect=UNLOCK),
+    texts("unlock without", 0.5, "UNLOCK TABLES", effect=UNLOCK, prepared=False),
     texts("global lock", 0.5, "LOCK INSTANCE FOR BACKUP", "UNLOCK INSTANCE", "BACKUP STAGE START", effect=PIN),
     texts("handler open", 1, "HANDLER shared OPEN", "HANDLER shared OPEN AS h", "HANDLER nosuch OPEN", effect=PIN),
     texts(

@@ -15,7 +15,7 @@ PREPARED: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     ("SELECT * FROM all_types WHERE ? IS NULL OR b = ?", (ANY, ANY)),
     ("INSERT INTO s$n (v, u) VALUES (?, ?)", (STRINGS, ("null", "long", "short"))),
     ("UPDATE s$n SET v = ? WHERE id = ?", (STRINGS, NUMBERS)),
-    ("SELECT CONCAT(?, ?), 'it', DATABASE(), @@sql_mode", (STRINGS, STRINGS)),
+    ("SELECT CONCAT(?, ?), 'it', @@sql_mode", (STRINGS, STRINGS)),
     ("SELECT id FROM shared WHERE v = ? OR id IN (?, ?) ORDER BY id", (STRINGS, NUMBERS, NUMBERS)),
     ("SELECT id, v FROM shared ORDER BY id LIMIT ?", (("long", "longlong", "tiny"),)),
     ("INSERT INTO all_types (a, b, c, d, e) VALUES (?, ?, ?, ?, ?)", (NUMBERS, NUMBERS, STRINGS, ANY, ANY)),

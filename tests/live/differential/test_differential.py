@@ -1,7 +1,7 @@
 """The same scripts of interleaved sessions, directly and through a pooler with one or two slots: no difference.
 
-Twenty thousand statements on each server in every run of the tests; `make soak-differential` goes on for a million. What
-a failure prints can be played again.
+Twenty thousand statements on each server in every run of the tests; `make soak-differential` goes on for a million.
+What a failure prints can be played again.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ seed makes another script, does not need a new one at once.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,6 @@ def test_there_are_leaks_enough() -> None:
 
 @pytest.mark.parametrize("name", sorted(LEAKS))
 def test_a_planted_leak_is_found(mariadb: Server, tmp_path: Path, name: str) -> None:
-    import time
-
     end = time.monotonic() + SECONDS
     with World(mariadb) as world, poolers(mariadb, tmp_path, name) as running:
         stage = Stage(world, running)
