@@ -4,6 +4,7 @@
 #   make run BACKEND=mysql://127.0.0.1:3306    the pooler in front of that server
 #   make check                                 lint, format, types, layers
 #   make test                                  everything, on real MariaDB and MySQL servers (ARGS="-k pins -x")
+#   make soak-differential                     a million statements, direct and through, answers compared (ARGS="--seed 7")
 #   make clients                               other people's test suites, direct and through (some 15 minutes)
 #   make matrix                                logins of every client library, against the table in docs/matrix.md
 #   make bench                                 comparisons with other poolers
@@ -20,7 +21,7 @@ ARGS ?=
 export BACKEND PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv check test clients matrix bench clean servers
+.PHONY: help run venv check test soak-differential clients matrix bench clean servers
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -52,6 +53,10 @@ servers:
 
 test: venv servers
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
+
+# Stops at the first difference and prints how to play it again.
+soak-differential: venv servers
+	$(BIN)/python -m tests.live.differential --statements 1000000 $(ARGS)
 
 clients: venv servers
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup tests/clients/test_suites.py tests/clients/test_dumps.py \

@@ -195,10 +195,11 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
 def _count_rows(client: Client, reader: ResponseReader) -> None:
     """What is known of ROW_COUNT() and FOUND_ROWS() behind this statement.
 
-    SET, USE, COMMIT and their like leave FOUND_ROWS() as it was. An execution may fail before it has changed either.
+    SET, USE, COMMIT and their like leave FOUND_ROWS() as it was. An execution may fail before it has changed either,
+    and so may MariaDB's SHOW.
     """
     verdict = client.verdict
-    if reader.error is not None and client.statement is not None:
+    if reader.error is not None and (client.statement is not None or verdict.kind not in DML):
         client.row_count = soft.UNKNOWN_COUNT
     elif reader.error is not None or (reader.had_rows and not reader.ok_last):
         client.row_count = -1
@@ -286,9 +287,12 @@ def _aftercare(client: Client, backend: Backend, commands: list[bytes], answers:
             changes = [(0, name, value or b"") for name, value in zip(client.verdict.readback, row, strict=True)]
             settings, _ = table.apply(settings, changes, client.relay.profile.mariadb)
     client.settings = backend.settings = settings
+    # A SET that fails has changed nothing, but MySQL reports that it has.
+    nothing = backend.reader.error is not None and client.verdict.flags & PINS_ON_SUCCESS
+    explained = _explained(client) or bool(nothing)
     for answer in answers:
         if answer.ok is not None and answer.ok.trackers:  # what an ERR withheld comes with the next OK of any kind
-            apply_changes(client, backend, tuple(iter_trackers(answer.ok.trackers)), explained=_explained(client))
+            apply_changes(client, backend, tuple(iter_trackers(answer.ok.trackers)), explained=explained)
     _follow_autocommit(client, backend)
     if client.sent == 1:
         set_names.learn(client, backend)
@@ -392,7 +396,7 @@ def _follow_autocommit(client: Client, backend: Backend) -> None:
 
 
 def _remember_prepared(client: Client, backend: Backend, reader: ResponseReader) -> None:
-    if reader.error is not None:
+    if reader.error is not None or not reader.statement_id:
         return
     statement = Prepared(
         client.next_statement_id, client.preparing, client.settings, client.prepared_verdict, reader.n_params

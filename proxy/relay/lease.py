@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from proxy.pool.queue import QueueFull, Waiter
 from proxy.session import pins
 from proxy.session.state import NEEDS_FRESH, forgets, restore_after_reset, restore_commands
-from proxy.session.verdict import KEEPS_DIAGNOSTICS, NAMES, NEED_INSERT_ID, PINS_ON_SUCCESS
+from proxy.session.verdict import KEEPS_DIAGNOSTICS, NAMES, NEED_INSERT_ID, NEED_WARNINGS, PINS_ON_SUCCESS
 from proxy.wire import constants as c
 from proxy.wire.packets import Err
 from proxy.wire.response import NO_RESPONSE, QUERY
@@ -183,6 +183,8 @@ def prepare(client: Client, backend: Backend) -> None:
             backend.insert_id = client.insert_id
         client.insert_id_backend = backend
         backend.soft |= soft.INSERT_ID
+    if elsewhere and needs & NEED_WARNINGS and not client.verdict.pins & pins.OPAQUE:
+        commands.append(soft.CLEAR_WARNINGS)  # there are none, and restoring may have made some
     if backend.last_client is not client:
         _take_over(client, backend)
     if not commands:

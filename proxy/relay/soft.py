@@ -50,7 +50,7 @@ INSERTS = frozenset((b"insert", b"replace", b"load"))
 
 SHOW_WARNINGS = bytes((c.COM_QUERY,)) + b"SHOW WARNINGS"
 _INSERT_ID = bytes((c.COM_QUERY,)) + b"SELECT LAST_INSERT_ID()"
-_CLEAR_WARNINGS = bytes((c.COM_QUERY,)) + b"DO (SELECT 1 FROM (SELECT 1) x)"  # what uses a table clears
+CLEAR_WARNINGS = bytes((c.COM_QUERY,)) + b"DO (SELECT 1 FROM (SELECT 1) x)"  # what uses a table clears
 
 # A list of warnings without any, and with the server's own columns for the charset that this client has.
 _EMPTY_LISTS = {
@@ -100,7 +100,7 @@ def capture_commands(client: Client, backend: Backend, commands: list[bytes]) ->
         return None
     owner = _ask_for_soft_state(backend, commands)
     if backend.soft & STALE_WARNINGS and backend.relay.profile.mariadb:
-        commands.append(_CLEAR_WARNINGS)
+        commands.append(CLEAR_WARNINGS)
     backend.soft = 0
     return owner
 

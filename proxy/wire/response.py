@@ -428,7 +428,9 @@ class ResponseReader:
         self.had_rows = True
         return None
 
-    def _prepared(self, first: int, payload: bytes, seq: int) -> bytes:
+    def _prepared(self, first: int, payload: bytes, seq: int) -> bytes | None:
+        if first == 0x00 and len(payload) == 7:
+            return self._ok(payload, seq)  # MySQL, to a SET GLOBAL without the privilege in a transaction
         if first != 0x00 or len(payload) < 12:
             raise ProtocolError("malformed answer to COM_STMT_PREPARE", c.ER_MALFORMED_PACKET)
         self.statement_id = int.from_bytes(payload[1:5], "little")

@@ -697,3 +697,28 @@ def test_found_rows_of_a_backend_that_was_taken_are_another_clients_until_the_ne
     app.query(FOUND_ROWS)
     assert world.server.take() == []
     assert row_of(app) == b"3"
+
+
+def test_a_list_of_warnings_in_another_form_never_shows_those_of_a_restore(make_world):
+    world = make_world(cap=1)
+    app = taken(world, b"SELECT a FROM t")
+    app.query(b"SHOW WARNINGS LIMIT 5")
+    assert world.server.take() == [CLEAR_WARNINGS]
+    world.server.ok()
+    assert world.server.take() == [query(b"SHOW WARNINGS LIMIT 5")]
+
+
+def test_several_statements_count_as_the_last_one_does(make_world):
+    world = make_world(cap=1)
+    app, other = world.app(), world.app()
+    app.query(b"SELECT 1; UPDATE t SET a = 1")
+    more = c.SERVER_STATUS_AUTOCOMMIT | c.SERVER_MORE_RESULTS
+    world.server.take()
+    world.server.rows(b"1", status=more)
+    world.server.ok(affected_rows=7)
+    app.take()
+    other.query(b"SELECT 0")
+    world.server.take()
+    world.server.rows(b"1")
+    app.query(b"SELECT ROW_COUNT()")
+    assert row_of(app) == b"7"

@@ -630,3 +630,17 @@ def test_case_comments_and_white_space_never_weaken_a_verdict(
     )
     found = of(text, mariadb).pins
     assert found & pins == pins or found & p.OPAQUE, text
+
+
+def test_what_makes_the_insert_id_unknown_first_needs_it() -> None:
+    for sql in ("SET NAMES latin1; SELECT 'x'", "SET sql_mode = ''; SELECT 1", "CALL p()", "SELECT f(1)"):
+        verdict = of(sql)
+        assert verdict.pins & p.OPAQUE
+        assert verdict.needs & k.NEED_INSERT_ID
+
+
+def test_set_names_is_told_from_other_ways_to_set_charsets() -> None:
+    assert of("SET NAMES latin1").flags & k.NAMES
+    assert of("SET sql_notes = 1, NAMES utf8mb4 COLLATE utf8mb4_bin").flags & k.NAMES
+    assert not of("SET CHARACTER SET latin1").flags & k.NAMES
+    assert not of("SET collation_connection = utf8mb4_bin").flags & k.NAMES

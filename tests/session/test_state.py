@@ -281,3 +281,16 @@ def test_the_lexing_mode_follows_the_settings() -> None:
 def test_a_name_that_is_no_name_is_never_sent() -> None:
     with pytest.raises(ValueError, match="not the name"):
         restore_commands(TABLE.make(), TABLE.make(variables=[(b"x=1, y", b"1")]))
+
+
+def test_the_results_collation_is_that_of_a_login_or_of_set_names_and_no_variable_shows_it() -> None:
+    login = TABLE.make(collation=b"utf8mb4_general_ci")
+    assert login.results_collation == b"utf8mb4_general_ci"
+    apart = TABLE.replace(login, collation=b"latin1_german1_ci")
+    assert restore_commands(TABLE.make(collation=b"utf8mb4_bin"), apart) == (
+        b"\x03SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION collation_connection='latin1_german1_ci'",
+    )
+    by_variable, _ = TABLE.apply(login, [(0, b"character_set_results", b"utf8mb4")], False)
+    assert by_variable.results_collation == b""
+    (restore,) = restore_commands(login, by_variable) or ()
+    assert b"character_set_results='utf8mb4'" in restore and b"NAMES" not in restore

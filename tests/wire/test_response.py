@@ -737,3 +737,25 @@ def test_an_ok_that_would_not_fit_one_frame_any_more_is_refused() -> None:
     payload = b"\0\0\0" + struct.pack("<HH", CHANGED, 0) + text(b"") + text(b"\0" + text(pair * 2))
     data = framed([payload + bytes(MAX - 1 - len(payload))])
     assert feed_all(reader_for(CLIENTS[2], r.SINGLE), [data]) is None
+
+
+def test_mysql_answers_a_prepare_with_an_ok_now_and_then() -> None:
+    reader = r.ResponseReader()
+    reader.begin(r.PREPARE, VIRTUAL_ID)
+    answer = b"\7\0\0\1" + bytes((0, 0, 0, AUTOCOMMIT | IN_TRANS, 0, 0, 0))
+    assert reader.feed(answer) == answer
+    assert reader.done and not reader.statement_id and reader.error is None
+
+
+@pytest.mark.parametrize("ok_last", [True, False])
+def test_it_is_known_whether_a_response_ends_with_an_ok_or_with_rows(ok_last: bool) -> None:
+    reader = r.ResponseReader()
+    reader.begin(r.QUERY)
+    more = MORE | AUTOCOMMIT
+    rows = [b"\1", column(b"a"), row(b"1"), bytes((0xFE, 0, 0, more if ok_last else AUTOCOMMIT, 0, 0, 0))]
+    ok = [bytes((0, 1, 0, AUTOCOMMIT if ok_last else more, 0, 0, 0))]
+    packets = rows + ok if ok_last else ok + rows
+    for number_, payload in enumerate(packets, 1):
+        reader.feed(struct.pack("<I", len(payload))[:3] + bytes((number_,)) + payload)
+    assert reader.done and reader.had_rows
+    assert reader.ok_last is ok_last

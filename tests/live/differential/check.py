@@ -15,7 +15,7 @@ from .model import playable
 from .play import Difference, Stage
 from .steps import Setup, Step, to_text
 
-LENGTH = 250  # steps of an example
+LENGTH = 350  # steps of an example
 
 
 @dataclass

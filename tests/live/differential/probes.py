@@ -70,7 +70,7 @@ def probes(number: int, names: list[str], mariadb: bool) -> Iterator[Step]:
     lock = f"SELECT IS_FREE_LOCK('zqd_lock{number}'), IS_USED_LOCK('zqd_lock{number}') = CONNECTION_ID()"
     yield Step(number, "probe", "query", lock)
     if mariadb:
-        sql = "SELECT * FROM information_schema.user_variables ORDER BY 1"
+        sql = "SELECT * FROM information_schema.user_variables WHERE variable_value IS NOT NULL ORDER BY 1"
         yield Step(number, "probe", "query", sql, effect=PIN)
     asked = ", ".join(f"@@session.`{name}`" for name in variables(names))
     yield Step(number, ABOUT, "query", f"SELECT {asked}")

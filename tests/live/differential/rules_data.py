@@ -180,7 +180,7 @@ RULES = (
         "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'of our own', MYSQL_ERRNO = 5000",
         "SIGNAL SQLSTATE '01000' SET MESSAGE_TEXT = 'a warning'",
     ),
-    texts("use", 6, f"USE {ONE}", f"USE {TWO}", f"use `{TWO}`", f"USE {ONE}", "USE information_schema"),
+    texts("use", 6, f"USE {ONE}", f"USE {TWO}", f"use `{TWO}`", f"USE {ONE}", "USE mysql"),
     # --- transactions ---
     texts(
         "begin",

@@ -77,7 +77,7 @@ RULES = (
     ),
     texts("unlock without", 0.5, "UNLOCK TABLES", effect=UNLOCK, prepared=False),
     texts("global lock", 0.5, "LOCK INSTANCE FOR BACKUP", "UNLOCK INSTANCE", "BACKUP STAGE START", effect=PIN),
-    texts("handler open", 1, "HANDLER shared OPEN", "HANDLER shared OPEN AS h", "HANDLER nosuch OPEN", effect=PIN),
+    texts("handler open", 2, "HANDLER shared OPEN", "HANDLER shared OPEN AS h", "HANDLER nosuch OPEN", effect=PIN),
     texts(
         "handler",
         10,

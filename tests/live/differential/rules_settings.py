@@ -292,6 +292,7 @@ RULES = (
         "SELECT id INTO @$var FROM shared WHERE id = $small",
         "DO @$var := $small",
         effect=PIN,
+        prepared=False,
     ),
     texts(
         "read user variable",
@@ -299,6 +300,7 @@ RULES = (
         "SELECT @a, @b, @c",
         "SELECT @$var + 1, CONCAT(@$var, 'x')",
         "SET sql_select_limit = @nothing",
+        prepared=False,
     ),
     texts(
         "read variables",

@@ -70,6 +70,10 @@ def from_text(text: str) -> tuple[Setup, list[Step]]:
     setup = Setup(first["slots"], tuple(tuple(one) for one in first["sessions"]))
     steps = []
     for values in rest:
-        values["values"] = tuple((kind, value) for kind, value in values.get("values", ()))
+        values["values"] = tuple((kind, _plain(value)) for kind, value in values.get("values", ()))
         steps.append(Step(**({"rule": "", "op": "query"} | values)))
     return setup, steps
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

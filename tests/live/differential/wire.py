@@ -186,6 +186,8 @@ class Session(Raw):
         if packet[0] == 0xFF:
             self.handles.pop(handle, None)
             return self.parts(Result(error=parse_err(packet)), None)
+        if len(packet) < 12:
+            return "no answer to a PREPARE", packet
         ident, columns, params = struct.unpack("<IHH", packet[1:9])
         groups = []
         for count in (params, columns):

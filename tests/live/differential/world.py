@@ -27,7 +27,7 @@ _PROGRAMS = (
 )
 _TABLES = (
     "CREATE TABLE {0}.shared (id INT PRIMARY KEY, v VARCHAR(20))",
-    "INSERT INTO {0}.shared VALUES (1, 'x1'), (2, 'y2'), (3, 'x3'), (4, NULL)",
+    "INSERT INTO {0}.shared VALUES (1, 'x1'), (2, 'y2'), (3, 'x3'), (4, NULL), (5, RIGHT('{0}', 3))",
     "CREATE VIEW {0}.a_view AS SELECT id, v FROM {0}.shared",
 )
 _MORE_TABLES = (
