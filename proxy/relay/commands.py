@@ -244,7 +244,9 @@ def _reset_connection(client: Client, _packet: bytes) -> None:
     if backend is None:
         _begin_anew(client)
         return
-    if client.pins & pins.XA or not release.resettable(backend):
+    # MariaDB's connection is broken by a reset with a prepared branch (D.1).
+    branch = client.pins & pins.XA and client.status & c.SERVER_STATUS_IN_TRANS and client.relay.profile.mariadb
+    if branch or not release.resettable(backend):
         release.release_closed(client, backend, "unresettable_session")
         _begin_anew(client)
         if client.relay.draining:

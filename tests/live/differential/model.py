@@ -76,6 +76,8 @@ class Model:
             self.forget()
             self.kept = kept
             self.was_reset = self.mariadb and step.op == "reset"
+            if self.was_reset:
+                self.known = 0  # nor are its warnings always gone
             return
         self.known = self._known_behind(step)
         self.rules.add(step.rule)

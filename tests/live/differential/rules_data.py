@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from .grammar import ONE, TWO, in_transaction, texts, used
-from .steps import BEGIN, END, PIN, SAVE
+from .grammar import ONE, TWO, Rule, Scene, in_transaction, texts, used
+from .steps import BEGIN, END, PIN, SAVE, Step
+
+
+def _get_diagnostics(scene: Scene) -> list[Step]:
+    """What it has set is forgotten again: it may have been refused."""
+    commands = ("GET DIAGNOSTICS @d = NUMBER, @e = ROW_COUNT", "SET @d = NULL, @e = NULL")
+    return [scene.step("query", text, effect=PIN) for text in commands]
+
 
 RULES = (
     texts(
@@ -128,7 +135,7 @@ RULES = (
         prepared=False,
     ),
     texts("warning count", 2, "SELECT @@warning_count, @@error_count", when=in_transaction),
-    texts("get diagnostics", 0.5, "GET DIAGNOSTICS @a = NUMBER, @b = ROW_COUNT", effect=PIN),
+    Rule("get diagnostics", 0.5, _get_diagnostics),
     texts(
         "makes warnings",
         5,

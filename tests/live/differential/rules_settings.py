@@ -250,6 +250,7 @@ RULES = (
         "SET ROLE nosuch",
         "SET DEFAULT ROLE NONE",
         effect=PIN | KEPT,
+        when=lambda scene: scene.model.rules.isdisjoint(("xa", "xa without")),
     ),
     texts(
         "set statement",
