@@ -267,7 +267,7 @@ def _reset_connection(client: Client, _packet: bytes) -> None:
         if unsure and answers is not None and answers[-1].error is None:
             client.settings = client.relay.settings.replace(client.settings, schema=answers[-1].values()[0][0])
         _begin_anew(client)
-        client.pins = kept
+        client.pins = kept | (pins.BEING_KILLED if backend.killers else 0)
         if client.backend is not None:
             release.settle(client, backend)
         else:

@@ -72,8 +72,8 @@ class ResponseReader:
     After the end: `status` (flags of the last OK or EOF, None if there was none), `error` (Err or None), `changes`
     (all session trackers, accumulated), `insert_id`, `affected`, `warnings`, `rows` (of the last result set),
     `ok_last` (the end was an OK and not that of rows), `statement_id`, `n_params` (PREPARE), `local` (the server waits
-    for a file), `cut_short` (it did not wait for its end but sent an ERR), `extra` (bytes behind the end). `kind` is what
-    was awaited.
+    for a file), `cut_short` (it did not wait for its end but sent an ERR), `extra` (bytes behind the end). `kind` is
+    what was awaited.
     """
 
     __slots__ = (

@@ -254,9 +254,12 @@ def test_an_execute_of_what_was_not_prepared_does_not_pin() -> None:
 
 
 def test_a_reset_forgets_everything() -> None:
-    world, app, _ = a_session()
+    world, app, server = a_session()
     ok(app, b"PREPARE s FROM 'SELECT 1'")
     app.send(bytes((c.COM_RESET_CONNECTION,)))
+    world.spin()
+    for _ in server.take():
+        server.ok()
     world.spin()
     assert app.client.held is None
     assert app.client.prepared_texts is None

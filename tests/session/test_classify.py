@@ -640,7 +640,7 @@ def test_what_makes_the_insert_id_unknown_first_needs_it() -> None:
 
 
 def test_set_names_is_told_from_other_ways_to_set_charsets() -> None:
-    assert of("SET NAMES latin1").flags & k.NAMES
-    assert of("SET sql_notes = 1, NAMES utf8mb4 COLLATE utf8mb4_bin").flags & k.NAMES
-    assert not of("SET CHARACTER SET latin1").flags & k.NAMES
-    assert not of("SET collation_connection = utf8mb4_bin").flags & k.NAMES
+    assert of("SET NAMES latin1").flags & k.RESULTS_COLLATION
+    assert of("SET sql_notes = 1, NAMES utf8mb4 COLLATE utf8mb4_bin").flags & k.RESULTS_COLLATION
+    assert not of("SET CHARACTER SET latin1").flags & k.RESULTS_COLLATION
+    assert not of("SET collation_connection = utf8mb4_bin").flags & k.RESULTS_COLLATION
