@@ -195,11 +195,10 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
 def _count_rows(client: Client, reader: ResponseReader) -> None:
     """What is known of ROW_COUNT() and FOUND_ROWS() behind this statement.
 
-    SET, USE, COMMIT and their like leave FOUND_ROWS() as it was. An execution may fail before it has changed either,
-    and so may MariaDB's SHOW.
+    SET, USE, COMMIT and their like leave FOUND_ROWS() as it was. What fails may have changed neither (MariaDB: SHOW).
     """
     verdict = client.verdict
-    if reader.error is not None and (client.statement is not None or verdict.kind not in DML):
+    if reader.error is not None and verdict.kind not in DML:
         client.row_count = soft.UNKNOWN_COUNT
     elif reader.error is not None or (reader.had_rows and not reader.ok_last):
         client.row_count = -1

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from proxy.relay import aftercare, commands, lease, prepared, release, soft
+from proxy.relay import aftercare, commands, lease, release, soft
 from proxy.relay.backend import Backend
 from proxy.relay.client import Client
 from proxy.session import pins, state
@@ -182,13 +182,6 @@ def parameter_types_are_not_remembered() -> None:
         return packet
 
     replace(lease, "execute_packet", make)
-
-
-@leak
-def a_statement_is_shared_over_settings() -> None:
-    """A statement prepared in another schema or sql_mode is used."""
-    replace(prepared.Prepared, "key", lambda real: property(lambda self: (self.text, None, b"")))
-    replace(prepared.Prepared, "fresh_key", lambda real: property(lambda self: (self.text, None, b"")))
 
 
 # --- soft state ---
