@@ -76,4 +76,5 @@ def _with(client: Client, client_charset: bytes, results_charset: bytes, collati
         client_charset=client_charset,
         results_charset=results_charset,
         collation=collation,
+        results_collation=collation,
     )

@@ -262,7 +262,8 @@ def forgets(have: Settings, want: Settings) -> bool:
 def restore_after_reset(want: Settings, have_schema: bytes | None) -> tuple[bytes, ...]:
     """The commands that bring a backend just reset into `want`; everything is named, since a reset takes globals.
 
-    A reset keeps the schema `have_schema`; wanting none then gives NEEDS_FRESH.
+    A reset keeps the schema `have_schema`; wanting none then gives NEEDS_FRESH. Its charset MariaDB forgets, until the
+    schema is chosen again.
     """
     if want.schema is None and have_schema is not None:
         return NEEDS_FRESH
@@ -270,7 +271,7 @@ def restore_after_reset(want: Settings, have_schema: bytes | None) -> tuple[byte
     items.append(_autocommit_item(want))
     items += [_variable_item(name, value) for name, value in want.variables]
     commands = [_COM_QUERY + b"SET " + b",".join(items), _multi_statements(want)]
-    if want.schema is not None and want.schema != have_schema:
+    if want.schema is not None:
         commands.append(_COM_INIT_DB + want.schema)
     return tuple(commands)
 

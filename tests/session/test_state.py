@@ -294,3 +294,8 @@ def test_the_results_collation_is_that_of_a_login_or_of_set_names_and_no_variabl
     assert by_variable.results_collation == b""
     (restore,) = restore_commands(login, by_variable) or ()
     assert b"character_set_results='utf8mb4'" in restore and b"NAMES" not in restore
+
+
+def test_the_schema_is_chosen_again_after_a_reset_even_if_it_is_the_same() -> None:
+    want = TABLE.make(schema=b"shop")
+    assert restore_after_reset(want, b"shop")[-1] == b"\x02shop"
