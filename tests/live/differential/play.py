@@ -12,7 +12,7 @@ from proxy.wire.packets import parse_row
 from tests.conftest import Proxy
 from tests.live.raw import Target
 
-from .model import Models, asks
+from .model import FOUND_ROWS, Models, asks
 from .probes import ABOUT, probes, variables
 from .steps import Setup, Step
 from .wire import DIRECT, POOLED, Outcome, Session
@@ -151,6 +151,8 @@ class _Play:
             self._again(step.session, held)
         elif _code(seen) in _OUR_ERRORS:
             self.models.each[step.session].known = 0
+        elif _code(seen):  # it may have left FOUND_ROWS() as it was, and a new session of MariaDB has any
+            self.models.each[step.session].known &= ~FOUND_ROWS
         return None
 
     def _who_holds(self) -> str:
