@@ -61,6 +61,8 @@ _EMPTY_LIST = v.Verdict(b"show", flags=v.KEEPS_DIAGNOSTICS)
 
 _COUNTED = re.compile(rb"[\s(]*+(?:select|with)\b", re.IGNORECASE)
 _NOT_COUNTED = re.compile(rb"\boffset\b|\blimit\s[^;]*,|;\s*+[^\s;]", re.IGNORECASE)
+# MariaDB leaves it as it was where the optimizer knows the one row without reading any.
+_OPTIMIZED_AWAY = re.compile(rb"\b(?:min|max|count)\s*+\(", re.IGNORECASE)
 _ASKED_FOR = re.compile(rb"\bsql_calc_found_rows\b", re.IGNORECASE)
 
 _STAYED = "stayed on a connection that serves another client now"
@@ -83,7 +85,8 @@ def _rows_here(client: Client, backend: Backend) -> bool:
     """Whether FOUND_ROWS() on the backend is the client's own again: a SELECT makes it so, SET and COMMIT do not."""
     counted = client.counted
     text = counted.text if isinstance(counted, Prepared) else counted[5:]
-    return counted is not backend.counted_before and bool(_COUNTED.match(text))
+    counts = _COUNTED.match(text) and not _OPTIMIZED_AWAY.search(text)
+    return counted is not backend.counted_before and bool(counts)
 
 
 def insert_id_here(client: Client, backend: Backend) -> bool:
@@ -192,7 +195,8 @@ def _found_rows(client: Client) -> int:
     if not text or _ASKED_FOR.search(text):
         return client.found_rows
     plain = len(counted) < SAID if isinstance(counted, bytes) else True  # else its end is not there
-    return client.found_rows if plain and _COUNTED.match(text) and not _NOT_COUNTED.search(text) else UNKNOWN_ROWS
+    odd = _NOT_COUNTED.search(text) or _OPTIMIZED_AWAY.search(text)
+    return client.found_rows if plain and _COUNTED.match(text) and not odd else UNKNOWN_ROWS
 
 
 def answer(client: Client) -> None:

@@ -679,6 +679,7 @@ def test_found_rows_are_known_behind_a_select(make_world, texts: tuple[bytes, ..
         b"SHOW CREATE TABLE t",
         b"UPDATE t SET a = 1",
         b"SELECT a FROM t; DO 1",
+        b"SELECT MAX(id) FROM t",
     ],
 )
 def test_what_else_makes_of_found_rows_is_refused_in_words(make_world, text: bytes):
