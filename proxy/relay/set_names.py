@@ -62,7 +62,7 @@ def learn(client: Client, backend: Backend) -> None:
 def answered(client: Client, text: bytes) -> bool:
     """Whether this was such a text; `client` has not sent a statement to the server yet."""
     outcome = client.relay.profile.set_names.get(text)
-    if outcome is None:
+    if outcome is None or client.settings is not client.initial_settings:  # COM_SET_OPTION asks no server
         return False
     client.settings = _with(client, *outcome[:3])
     client.reply(build_ok(status=client.status, trackers=outcome.trackers if client.session_track else b""))

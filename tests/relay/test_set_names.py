@@ -85,6 +85,17 @@ def test_a_session_that_has_done_anything_asks_the_server(world: World):
     assert app.ok()
 
 
+def test_an_option_that_was_set_before_stays(world: World):
+    asks(world, world.app())
+    app = world.app(multi_statements=True)
+    app.send(bytes((c.COM_SET_OPTION, 1, 0)))
+    world.spin()
+    app.take()
+    asks(world, app)
+    assert not app.client.settings.multi_statements
+    assert app.client.settings.collation == b"utf8mb4_0900_ai_ci"
+
+
 def test_a_session_that_had_done_anything_teaches_nothing(world: World):
     app = world.app()
     world.settled(app)
