@@ -95,6 +95,7 @@ class Client(asyncio.Protocol):
         "read_ahead",
         "relay",
         "reply_seq",
+        "rested_at",
         "resume",
         "row_count",
         "said",
@@ -131,6 +132,7 @@ class Client(asyncio.Protocol):
         self.libmariadb = False
         self.user = pool.account.name
         self.connected_at = self.idle_since = relay.clock()
+        self.rested_at = self.connected_at  # when it last gave a backend back; only for its first few commands
         self.said: Prepared | bytes = b""  # the last command sent to the server, or its beginning
         self.sent = 0  # how many were
         self.waited = 0.0  # seconds in the queue, for the one of this number

@@ -1,13 +1,16 @@
 """Who keeps connections for suspiciously long: the code that leaks, by process, with the statement and a likely cause.
 
-Looked for once a second, at what clients are then; on the path of a statement there is only what remembers its text. A
-holder is a kind of keeping and the clients of one process that have done it for longer than the limit of that kind. A
-process is told from others by its host, its account and what it says it is (program and pid, in its connection
-attributes). It is told once, and once when it is over. A look at 10,000 clients takes 3 ms (CPython 3.11, 2026-11).
+Looked for once a second, at what clients are then; on the path of a statement there is only what remembers its text,
+and for a client's first few when they ended. A holder is a kind of keeping and the clients of one process that have
+done it for longer than the limit of that kind. A process is told from others by its host, its account and what it
+says it is (program and pid, in its connection attributes). It is told once, and once when it is over. A look at
+10,000 clients takes 3 ms (CPython 3.11, 2026-11).
 
 `UNUSED` is for a leak that keeps nothing of the server: an application that does not close its rows gets a new
-connection for every statement, each used once. A pool that opens connections in advance looks alike except for what
-they were used for, so only connections whose statement was a SELECT from a table count.
+connection for every statement, each used once, while those before it are at rest. A pool looks alike after a burst,
+except that it opens a connection only when the others are in use; so those count that were opened after others had
+come to rest. A pool that opens connections in advance looks alike except for what they were used for; so only
+connections whose statement was a SELECT from a table count.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from proxy.session import pins
 from proxy.wire import constants as c
 
 from . import numbers
+from .release import FEW
 from .said import last_text, shown
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ PREPARED = "prepared_statements"
 KINDS = (IN_TRANSACTION, PINNED, RUNNING, UNREAD, UPLOAD, UNUSED, PREPARED)
 
 _AT_REST = 2.0  # seconds after which a new connection that does nothing is one that does nothing
-_USED_ONCE = 4  # commands: a driver's own first ones, a statement prepared and executed
+_SAME_BURST = 0.02  # seconds that a busy machine may keep an application from opening the rest of them
 
 Process = tuple[str, str, str]  # host, program, account
 
@@ -104,11 +108,11 @@ class Holders:
                 limit = getattr(limits, kind)
                 if limit and (kind == PREPARED or now - since >= limit):
                     found.setdefault((kind, process), []).append((client, since))
-            if _used_once(client) and now - client.connected_at >= _AT_REST:
+            if _used_once(client) and now - client.rested_at >= _AT_REST:
                 at_rest.setdefault(process, []).append(client)
         if limits.unused_connections:
             for process, unused in at_rest.items():
-                if len(unused) >= limits.unused_connections and 5 * len(unused) >= 4 * total[process]:
+                if _needless(unused) >= limits.unused_connections and 5 * len(unused) >= 4 * total[process]:
                     found[UNUSED, process] = [(client, client.connected_at) for client in unused]
         self._processes = processes
         self._seen = seen
@@ -194,9 +198,15 @@ def _process(client: Client) -> Process:
 
 def _used_once(client: Client) -> bool:
     """Whether it does nothing after one statement that read from a table."""
-    if client.backend is not None or client.busy or not 0 < client.sent <= _USED_ONCE:
+    if client.backend is not None or client.busy or not 0 < client.sent <= FEW:
         return False
     return client.verdict.kind in (b"select", b"with", b"execute") and b"from" in last_text(client).lower()
+
+
+def _needless(clients: list[Client]) -> int:
+    """How many would not have been opened by a pool, which had others at rest; with the first of those."""
+    rested_at = min(client.rested_at for client in clients) + _SAME_BURST
+    return 1 + sum(client.connected_at > rested_at for client in clients)
 
 
 def _cause(holder: Holder) -> str:

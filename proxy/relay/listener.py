@@ -51,11 +51,12 @@ _TCP_OPTIONS = (
 class _Newcomer:
     """A connection that has not sent its 36 bytes yet."""
 
-    __slots__ = ("address", "early", "greeting", "sock", "timer")
+    __slots__ = ("accepted_at", "address", "early", "greeting", "sock", "timer")
 
-    def __init__(self, sock: socket.socket, address: str) -> None:
+    def __init__(self, sock: socket.socket, address: str, accepted_at: float) -> None:
         self.sock = sock
         self.address = address
+        self.accepted_at = accepted_at
         self.early = b""
         self.greeting: Greeting | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -186,7 +187,7 @@ class Listener:
             self._count_refusal()
             _refuse(sock, build_err(c.ER_CON_COUNT, b"", f"Too many connections: {text}"))
             return
-        newcomer = _Newcomer(sock, address)
+        newcomer = _Newcomer(sock, address, relay.clock())
         descriptor = sock.fileno()
         self._newcomers[descriptor] = newcomer
         self._arrivals.register(descriptor, select.EPOLLIN)
@@ -267,7 +268,8 @@ class Listener:
         task.add_done_callback(self._tasks.discard)
 
     async def _log_in(self, newcomer: _Newcomer, greeting: Greeting) -> None:
-        await login.log_in(self.relay, newcomer.sock, newcomer.early, greeting, newcomer.address)
+        sock, early, address, accepted_at = newcomer.sock, newcomer.early, newcomer.address, newcomer.accepted_at
+        await login.log_in(self.relay, sock, early, greeting, address, accepted_at)
         # No await above this since it became a client: it is never counted as both.
         task = asyncio.current_task()
         assert task is not None

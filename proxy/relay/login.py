@@ -79,7 +79,9 @@ def greet(relay: Relay, ident: int, *, tls: bool) -> Greeting:
     )
 
 
-async def log_in(relay: Relay, sock: socket.socket, early: bytes, greeting: Greeting, address: str) -> None:
+async def log_in(
+    relay: Relay, sock: socket.socket, early: bytes, greeting: Greeting, address: str, accepted_at: float
+) -> None:
     """Bring an accepted and greeted connection to a session, or refuse it. Never raises."""
     certificate = relay.certificate
     secure = certificate is not None and early.startswith(_SSL_REQUEST)
@@ -96,7 +98,7 @@ async def log_in(relay: Relay, sock: socket.socket, early: bytes, greeting: Gree
         sock.close()
         relay.login_failed("client_gone")
         return
-    login = _Login(relay, stream, greeting, address, tls)
+    login = _Login(relay, stream, greeting, address, accepted_at, tls)
     if await _guard(login, login.run()):
         relay.stats.login_seconds.observe(relay.clock() - started)
 
@@ -111,7 +113,7 @@ async def change_user(
     transport.set_protocol(stream)
     tls = transport if isinstance(transport, Tls) else None
     greeting = greet(relay, client.ident, tls=tls is not None)
-    login = _Login(relay, stream, greeting, client.address, tls)
+    login = _Login(relay, stream, greeting, client.address, client.connected_at, tls)
     login.libmariadb = client.libmariadb
     await _guard(login, login.open(response, answered=False))
 
@@ -198,11 +200,20 @@ def _check_room(relay: Relay, pool: Pool) -> None:
 class _Login:
     """One login in progress."""
 
-    def __init__(self, relay: Relay, stream: PacketStream, greeting: Greeting, address: str, tls: Tls | None) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        stream: PacketStream,
+        greeting: Greeting,
+        address: str,
+        accepted_at: float,
+        tls: Tls | None,
+    ) -> None:
         self.relay = relay
         self.stream = stream
         self.greeting = greeting
         self.address = address
+        self.accepted_at = accepted_at
         self.tls = tls
         self.private = tls is not None or address.startswith("unix:")
         self.info = b""
@@ -271,6 +282,7 @@ class _Login:
         transport, rest = self.stream.detach()
         client = Client(relay, transport, self.greeting.thread_id, pool, settings, response.capabilities)
         client.address = self.address
+        client.connected_at = self.accepted_at
         client.program = _program(response.attributes)
         client.libmariadb = self.libmariadb
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .internal import Answer
 
 RESET = bytes((c.COM_RESET_CONNECTION,))
+FEW = 4  # commands: a driver's own first ones, a statement prepared and executed
 
 
 def settle(client: Client, backend: Backend) -> None:
@@ -30,6 +31,8 @@ def settle(client: Client, backend: Backend) -> None:
     client.statement = None
     if not client.pins and not client.status & c.SERVER_STATUS_IN_TRANS:
         client.backend = backend.client = None
+        if client.sent <= FEW:
+            client.rested_at = client.relay.clock()
         backend.relay.registry.release(backend)
         if client.relay.draining:
             client.go_on()  # what was sent ahead is refused in words

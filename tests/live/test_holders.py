@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -186,6 +187,31 @@ def test_connections_of_a_loop_that_does_not_close_its_rows(
         program.stdin.close()
         program.wait(20)
         over(pooler, desk, "unused_connections")
+
+
+def test_a_burst_that_leaves_its_connections_in_a_pool_is_no_leak(
+    server: Server, proxy: Callable[..., Proxy], console_directory: Path
+) -> None:
+    """All are opened at once; the logins take their time, and the first statements end before the last logins begin."""
+    server.execute("CREATE OR REPLACE VIEW test.one AS SELECT 1 AS v")
+    path = str(console_directory / f"burst-{server.flavour}.sock")
+    pooler = proxy(server, max_connections=4, console__socket=path, holders__idle_in_transaction="3s")
+    with contextlib.ExitStack() as pool, contextlib.closing(Desk(path)) as desk:
+        sockets = [pool.enter_context(socket.create_connection((pooler.host, pooler.port))) for _ in range(20)]
+        for sock in sockets:
+            sock.recv(1, socket.MSG_PEEK)  # of the greeting: it is accepted
+        for sock in sockets:
+            client = connect(pooler, defer_connect=True, ssl_disabled=True, autocommit=None)
+            client.connect(sock)
+            pool.callback(client.close)
+            client.query("SELECT v FROM one")
+        with contextlib.closing(connect(pooler, program_name="watch")) as other:
+            other.begin()
+            other.query("SELECT 1")
+            told(desk, "idle_in_transaction")  # they were looked at for longer than a leak takes to be told
+        assert {row["kind"] for row in desk.ask("SHOW HOLDERS")} <= {"idle_in_transaction"}
+        assert len(desk.ask("SHOW CLIENTS")) >= 20
+    assert "kind=unused_connections" not in pooler.log()
 
 
 def test_ordinary_pools_at_load_are_no_holders(server: Server, proxy: Callable[..., Proxy]) -> None:
