@@ -7,6 +7,7 @@
 #   make soak-differential                     a million statements, direct and through, answers compared (ARGS="--seed 7")
 #   make clients                               other people's test suites, direct and through (some 15 minutes)
 #   make matrix                                logins of every client library, against the table in docs/matrix.md
+#   make soak-pools                            four ordinary connection pools at load for SECONDS (1800)
 #   make bench                                 comparisons with other poolers
 #   make venv                                  the environment for development, in .venv
 #   make clean                                 removes what these made in the checkout
@@ -18,10 +19,11 @@ SHELL := /bin/bash
 BIN := .venv/bin
 WORKERS ?= 2
 ARGS ?=
+SECONDS ?= 1800
 export BACKEND PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv check test soak-differential clients matrix bench clean servers
+.PHONY: help run venv check test soak-differential clients matrix soak-pools bench clean servers
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -49,6 +51,7 @@ servers:
 	@scripts/install-packages test || [ -z "$$TEST_REQUIRE_SERVERS" ]
 	@scripts/mysql-server >/dev/null || [ -z "$$TEST_REQUIRE_SERVERS" ]
 	@scripts/mariadb-server >/dev/null || [ -z "$$TEST_REQUIRE_SERVERS" ]
+	@scripts/npm-drivers >/dev/null || [ -z "$$TEST_REQUIRE_SERVERS" ]
 	@scripts/promtool >/dev/null || [ -z "$$TEST_REQUIRE_SERVERS" ]
 
 test: venv servers
@@ -64,8 +67,10 @@ clients: venv servers
 
 matrix: venv servers
 	@scripts/install-packages matrix
-	@scripts/npm-drivers >/dev/null
 	$(BIN)/python -m pytest -q tests/clients/test_matrix.py --matrix $(ARGS)
+
+soak-pools: venv servers
+	$(BIN)/python -m pytest -q -x tests/clients/test_pools.py --soak $(SECONDS) $(ARGS)
 
 bench: venv servers
 	@scripts/install-packages bench

@@ -163,13 +163,19 @@ def own_server() -> Iterator[Callable[..., Server]]:
 @pytest.fixture(scope="session")
 def go_leak(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The leaking program, compiled. The Go tools put their cache where they like, so only the first build is slow."""
+    return build_go(ROOT / "tests/clients/go/leak/main.go", tmp_path_factory.mktemp("go"))
+
+
+def build_go(source: Path, directory: Path) -> Path:
+    """A program that has one source, compiled into the directory, under the name of its own."""
     go = shutil.which("go")
     if go is None or not (GOPATH / "src/github.com/go-sql-driver/mysql").is_dir():
         cannot_run("Go or go-sql-driver is not on this machine (`make test` installs them)")
-    binary = tmp_path_factory.mktemp("go") / "leak"
+    binary = directory / source.parent.name
     environment = os.environ | {"GO111MODULE": "off", "GOPATH": str(GOPATH), "GOFLAGS": ""}
-    argv = [go, "build", "-o", binary, ROOT / "tests/clients/go/leak/main.go"]
-    built = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    built = subprocess.run(
+        [go, "build", "-o", binary, source], env=environment, capture_output=True, text=True, check=False
+    )
     assert built.returncode == 0, built.stderr
     return binary
 

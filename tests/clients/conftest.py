@@ -15,6 +15,7 @@ from tests.clients.suites.tables import Tables
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", action="store_true", help="log in with the clients of every toolchain")
     parser.addoption("--write-matrix", action="store_true", help="with --matrix: write the table, check nothing")
+    parser.addoption("--soak", type=float, help="how many seconds test_pools.py works, instead of a few")
     parser.addoption("--tables", type=Path, help="run every suite, and write tables of the results into a directory")
 
 

@@ -75,7 +75,7 @@ def _node(cells: list[Cell], directory: Path) -> dict[int, Cell]:
     script = HERE.parents[2] / "scripts" / "npm-drivers"
     found = subprocess.run([script, "--find"], capture_output=True, text=True, check=False)
     if found.returncode:
-        raise Absent("the drivers of npm are not on this machine (`make matrix` installs them)")
+        raise Absent("the drivers of npm are not on this machine (`make test` installs them)")
     return _program([_need("node"), HERE / "node.js"], cells, NODE_PATH=found.stdout.strip())
 
 
