@@ -230,14 +230,14 @@ def answer(client: Client) -> None:
         if local == v.SHOW_ERRORS:
             rows = errors
         else:
-            label = verdict.local_label
-            columns = [answers.number_column(label) if label else answers.count_column(_COUNT_LABELS[local])]
+            label = verdict.local_label or _COUNT_LABELS[local]
+            columns = [answers.count_column(label) if asks_warnings else answers.number_column(label)]
             row = answers.number_row if client.statement is None else answers.binary_number_row
             rows = [row(number[local])]
     client.row_count = -1
     if local not in (v.SHOW_WARNINGS, v.SHOW_ERRORS):
         client.found_rows, client.counted = 1, b""
-    if not asks_warnings and not client.relay.profile.mariadb:  # MariaDB's stay until a statement uses a table
+    if verdict.local_label and not client.relay.profile.mariadb:  # a SELECT; MariaDB's stay until one uses a table
         client.has_diagnostics = False
     eof, seq = client.deprecate_eof, client.reply_seq
     client.transport.write(answers.result_set(columns, rows, deprecate_eof=eof, status=client.status, seq=seq))

@@ -94,7 +94,8 @@ _CALLS_UNSAFE: Final = re.compile(rb"\(\s*+([\w$`'\"\x80-\xff]++(?:\s*+\.|[@\[\\
 _VARIANT: Final = re.compile(rb"/\*!(.*?)\*/", re.DOTALL)
 _LOCAL: Final = re.compile(
     rb"\s*+(?:show\s++(?:(?P<w>warnings)|(?P<e>errors)|count\s*+\(\s*+\*\s*+\)\s++(?:(?P<cw>warnings)|(?P<ce>errors)))"
-    rb"|select\s++(?P<text>(?P<f>row_count|found_rows|connection_id)\s*+\(\s*+\))"
+    rb"|select\s++(?P<text>(?P<f>row_count|found_rows|connection_id)\s*+\(\s*+\)"
+    rb"|@@(?:(?:session|local)\.)?(?:(?P<vw>warning_count)|(?P<ve>error_count)))"
     rb"(?:\s++(?:as\s++)?(?P<alias>(?!as\b|from\b|into\b|limit\b|where\b|union\b|for\b|lock\b|order\b)[a-z_]\w*+"
     rb"|`[^`]++`|'[^'\\]++'|\"[^\"\\]++\"))?)\s*+;?\s*+\Z",
     re.IGNORECASE,
@@ -235,13 +236,13 @@ class Classifier:
                 return self._share(kind, effect, KILL_QUERY if kill["query"] else KILL_CONNECTION, kill["id"])
         if local is None:
             return self._share(kind, effect)
-        which = local["f"]
-        if which is None:
+        if local["text"] is None:
             return self._share(kind, effect, _LOCAL_SHOW[str(local.lastgroup)])
         alias = local["alias"]
         label = local["text"] if alias is None else alias.strip(b"`'\"")
-        asked = _LOCAL_SELECT[which[:1].lower()]
-        return self._share(kind, effect, asked, label)
+        if local["f"] is None:
+            return self._share(kind, effect, SHOW_COUNT_WARNINGS if local["vw"] else SHOW_COUNT_ERRORS, label)
+        return self._share(kind, effect, _LOCAL_SELECT[local["f"][:1].lower()], label)
 
     def _share(self, kind: bytes, effect: Effect, local: int = LOCAL_NONE, label: bytes = b"") -> Verdict:
         key = (kind, effect, local, label)

@@ -341,7 +341,10 @@ def test_warnings_are_answered_from_here_once_another_client_has_the_backend(mak
     assert app.rows() == []
     app.query(b"SHOW COUNT(*) WARNINGS")
     assert app.rows() == [[b"1"]]
+    app.query(b"SELECT @@error_count AS n")
+    assert app.rows() == [[b"0"]]
     assert server.take() == []
+    assert not app.client.has_diagnostics  # on MySQL a SELECT is the end of them
 
 
 @both_dialects

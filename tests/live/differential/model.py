@@ -27,7 +27,7 @@ _STARTS_ANEW = frozenset(("reset", "change_user", "quit", "vanish"))
 # Soft state: the warnings, ROW_COUNT(), FOUND_ROWS(), and a sequence's last value, which may always be refused.
 WARNINGS, ROW_COUNT, FOUND_ROWS, SEQUENCE = 1, 2, 4, 8
 _ASKS = (
-    (WARNINGS, re.compile(r"show\s+(warnings|errors|count)|@@warning_count|diagnostics", re.IGNORECASE)),
+    (WARNINGS, re.compile(r"show\s+(warnings|errors|count)|@@[\w.]*(warning|error)_count|diagnostics", re.IGNORECASE)),
     (ROW_COUNT, re.compile(r"\brow_count\b", re.IGNORECASE)),
     (FOUND_ROWS, re.compile(r"\bfound_rows\b", re.IGNORECASE)),
     (SEQUENCE, re.compile(r"\blastval\b|\bprevious value\b", re.IGNORECASE)),

@@ -132,6 +132,8 @@ RULES = (
         "SHOW COUNT(*) WARNINGS",
         "SHOW COUNT(*) ERRORS",
         "SHOW WARNINGS LIMIT 1",
+        "SELECT @@warning_count",
+        "SELECT @@session.error_count AS n",
         prepared=False,
     ),
     texts("warning count", 2, "SELECT @@warning_count, @@error_count", when=in_transaction),
