@@ -122,7 +122,7 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         backend.insert_id = None
         client.insert_id = soft.UNKNOWN_ID
         client.insert_id_backend = backend
-    if not verdict.flags & KEEPS_DIAGNOSTICS:
+    if not verdict.flags & KEEPS_DIAGNOSTICS or error is not None:  # even a failing COM_INIT_DB leaves its error there
         if client.last is not backend:
             client.last = backend
             backend.spoiled = True  # the diagnostics area is here, ROW_COUNT() and FOUND_ROWS() are not
@@ -186,8 +186,10 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         elif not client.closed and release.may_move(client) and _could_be_lost(client, commands):
             _outlive(client, backend)
 
-    if client.has_diagnostics:
-        # What follows would empty the diagnostics area, which the client may ask for next.
+    only_probe = len(commands) == 1 and commands[0][0] == c.COM_SET_OPTION
+    if client.has_diagnostics and not (only_probe and had_transaction):
+        # What follows would empty the diagnostics area, which the client may ask for next. A probe would not; outside
+        # a transaction the area is read with it all the same, so that the next client need not wait for that.
         commands.insert(0, soft.SHOW_WARNINGS)
     backend.run_batch(commands, done)
 

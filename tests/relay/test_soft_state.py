@@ -16,6 +16,7 @@ from tests.relay.world import (
     App,
     Server,
     World,
+    init_db,
     query,
     trackers,
     variable,
@@ -529,6 +530,26 @@ def test_an_err_is_followed_by_a_question_for_the_flags(world: World):
     assert app.client.row_count == -1
 
 
+def test_the_error_of_a_failing_change_of_schema_is_its_clients_own(make_world):
+    world = make_world(cap=1, mariadb=True)
+    app, other = world.app(), world.app()
+    server = world.settled(app)
+    app.send(init_db(b"nosuch"))
+    server.take()
+    server.err(1044)
+    app.take()
+    other.query(b"SHOW WARNINGS")
+    assert other.rows() == []
+    other.query(b"SELECT 1")
+    assert server.take() == [SHOW_WARNINGS, CLEAR_WARNINGS]
+    server.rows((b"Error", b"1044", b"Access denied"), columns=3)
+    server.ok()
+    assert server.take() == [query(b"SELECT 1")]
+    server.rows(b"1")
+    app.query(b"SHOW WARNINGS")
+    assert app.rows() == [[b"Error", b"1044", b"Access denied"]]
+
+
 def test_a_plain_statement_that_fails_outside_a_transaction_of_mariadb_needs_no_question(make_world):
     world = make_world(mariadb=True)
     app = world.app()
@@ -550,17 +571,22 @@ def test_in_a_transaction_the_question_tells_whether_it_is_still_open(world: Wor
     app.query(b"UPDATE t SET a = 1")
     server.take()
     server.err(1205)
-    server.take()
-    server.rows(columns=3, status=trans)
+    assert server.take() == [PROBE]
     server.eof(status=trans)
     assert server.slot == "leased"
+    app.take()
+    app.query(b"SHOW WARNINGS")
+    assert server.take() == [SHOW_WARNINGS], "they are still there"
+    server.rows((b"Error", b"1205", b"Timeout"), columns=3, status=trans)
     app.query(b"UPDATE t SET a = 1")
     server.take()
     server.err(1213)
-    server.take()
-    server.rows(columns=3)
+    assert server.take() == [PROBE]
     server.eof()
     assert server.slot == "idle"
+    app.take()
+    world.app().query(b"SELECT 1")
+    assert SHOW_WARNINGS in server.take(), "it is no longer the client's own"
     assert world.relay.stats.transactions == 1
 
 
