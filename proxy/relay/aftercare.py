@@ -168,7 +168,12 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
     if apply_changes(client, backend, reader.changes, explained=_explained(client)) & COLLATION_UNKNOWN or (
         verdict.flags & CHARSET and error is None
     ):
-        commands.append(b"\x03SELECT @@collation_connection")
+        if error is None and client.relay.profile.is_collation(verdict.collation):
+            client.settings = backend.settings = client.relay.settings.replace(
+                client.settings, collation=verdict.collation
+            )
+        else:
+            commands.append(b"\x03SELECT @@collation_connection")
     if verdict.flags & TIMESTAMP_DEFAULT and error is None:
         client.settings = backend.settings = client.relay.settings.without(client.settings, b"timestamp")
     if verdict.readback and error is None:

@@ -82,13 +82,17 @@ class Profile:
         self.timeouts = {name: float(value) for name, value in zip(_TIMEOUTS, values[7:], strict=True)}
         for name, charset, ident, *_ in answers[1].values():
             if name is not None and charset is not None and ident is not None:
-                self.collations[int(ident)] = (charset, name)
-                self._ids[name] = int(ident)
+                self.add_collation(int(ident), charset, name)
         if len(answers) > 2:
             names = [row[0] for row in answers[2].values() if row[0] is not None]
             kept = [n for n in names if n not in _NOISE and not n.startswith(b"performance_schema")]
             self.track_command = _TRACK % b",".join(kept)
         self.learned = True
+
+    def add_collation(self, ident: int, charset: bytes, name: bytes) -> None:
+        """The server has this collation of this charset."""
+        self.collations[ident] = (charset, name)
+        self._ids[name] = ident
 
     def timeout(self, name: bytes, settings: Settings) -> float:
         """A time-out of the server, in seconds, as a session with these settings has it."""
@@ -101,6 +105,10 @@ class Profile:
         if known is None:
             return self.default_charset[0], self.default_charset[1], self.default_charset[2]
         return known[0], known[1], known[0]
+
+    def is_collation(self, name: bytes) -> bool:
+        """Whether the server has a collation of this very name, which is no alias and belongs to one charset."""
+        return name in self._ids
 
     def login_collation(self, collation: bytes) -> int:
         """Return an id for a login that comes as near to `collation` as one byte allows."""

@@ -30,6 +30,7 @@ from proxy.session.effects import Effects
 from proxy.session.functions import HARMLESS
 from proxy.session.lexer import UNSAFE_CHARSET, blank, statements, tokens
 from proxy.session.verdict import (
+    CHARSET,
     CREDENTIALS,
     DML,
     EXECUTE_TEXT,
@@ -103,6 +104,10 @@ _LOCAL: Final = re.compile(
 # On the tokens, so that comments and parentheses do not hide the id.
 _KILL: Final = re.compile(
     rb"kill (?:(?:hard|soft) )?(?:connection |(?P<query>query ))?(?:\( )*+(?P<id>\d{1,10})(?: \))*+"
+)
+_NAMES_COLLATE: Final = re.compile(
+    rb"\s*+set\s++names\s++(?P<q>['\"]?)\w++(?P=q)\s++collate\s++(?P<p>['\"]?)(?P<collation>\w++)(?P=p)\s*+;?\s*+\Z",
+    re.IGNORECASE,
 )
 _LOCAL_SELECT: Final = {b"r": SELECT_ROW_COUNT, b"f": SELECT_FOUND_ROWS, b"c": SELECT_CONNECTION_ID}
 _LOCAL_SHOW: Final[dict[str, int]] = {
@@ -226,6 +231,9 @@ class Classifier:
                 effect = Effect(flags=NAMES | PINS_ON_SUCCESS, assigns=assigns)
             elif held:
                 effect = effect.plus(flags=NAMES)._replace(holds=held)
+            elif kind == b"set" and effect.flags & CHARSET:
+                names = _NAMES_COLLATE.match(sql)
+                effect = effect._replace(collation=names["collation"].lower() if names else b"")
             elif kind == b"execute":
                 name = holds.executed(sql)
                 if name:

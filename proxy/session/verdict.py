@@ -60,7 +60,19 @@ FIRST_VIRTUAL_ID: Final = 0x80000000
 class Verdict:
     """What a text does to the session. Shared between equal texts: never change one."""
 
-    __slots__ = ("assigns", "flags", "holds", "kind", "local", "local_label", "needs", "pins", "readback", "unpins")
+    __slots__ = (
+        "assigns",
+        "collation",
+        "flags",
+        "holds",
+        "kind",
+        "local",
+        "local_label",
+        "needs",
+        "pins",
+        "readback",
+        "unpins",
+    )
 
     def __init__(
         self,
@@ -72,6 +84,7 @@ class Verdict:
         readback: tuple[bytes, ...] = (),
         holds: tuple[Hold, ...] = (),
         assigns: Assignments = (),
+        collation: bytes = b"",
         local: int = LOCAL_NONE,
         local_label: bytes = b"",
     ) -> None:
@@ -83,6 +96,7 @@ class Verdict:
         self.readback = readback
         self.holds = holds
         self.assigns = assigns
+        self.collation = collation
         self.local = local
         self.local_label = local_label
 
@@ -99,8 +113,9 @@ class Effect(NamedTuple):
     needs: int = 0
     flags: int = 0
     readback: tuple[bytes, ...] = ()
-    holds: tuple[Hold, ...] = ()  # these two of a statement that is alone in its text
+    holds: tuple[Hold, ...] = ()  # these three of a statement that is alone in its text
     assigns: Assignments = ()
+    collation: bytes = b""  # of SET NAMES … COLLATE, in lower case
 
     def then(self, other: Effect) -> Effect:
         """This statement and after it the other one, in one text."""

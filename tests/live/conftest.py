@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import Proxy
 from tests.live.desk import PASSWORD, Desk
+from tests.live.stage import WORLD, WORLDS_END, Stage, staged
 from tests.live.transcripts import Both
 from tests.servers import Server, free_port
 
@@ -36,6 +37,26 @@ def both(server: Server, module_proxy: Callable[..., Proxy]) -> Iterator[Both]:
     made = Both(server, module_proxy(server, max_connections=3))
     yield made
     made.remove()
+
+
+# --- what a server saw ---
+
+
+@pytest.fixture(scope="module")
+def logged(server: Server) -> Iterator[Server]:
+    """The server with its general log on, in a table."""
+    output, on = server.execute("SELECT @@global.log_output, @@global.general_log")[0]
+    server.execute(*WORLD, "SET GLOBAL log_output = 'TABLE'", "SET GLOBAL general_log = ON")
+    yield server
+    server.execute(f"SET GLOBAL general_log = {on}", f"SET GLOBAL log_output = '{output}'")
+    server.execute("TRUNCATE TABLE mysql.general_log", *WORLDS_END)
+
+
+@pytest.fixture(scope="module")
+def stage(logged: Server, module_proxy: Callable[..., Proxy]) -> Iterator[Stage]:
+    """One connection, for all tests of a module."""
+    with staged(logged, module_proxy, max_connections=1) as made:
+        yield made
 
 
 # --- the console ---

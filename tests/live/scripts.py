@@ -79,7 +79,7 @@ class Play:
         found = []
         start = 0
         for step, end in self._steps:
-            found += [step, *(_INDENT + _short(line) for line in saw[start:end])]
+            found += [step, *(_INDENT + shortened(line) for line in saw[start:end])]
             start = end
         return [*found, *(f"and then: {line}" for line in saw[start:])]
 
@@ -135,10 +135,10 @@ def _said(result: Result) -> str:
     return value.decode() if isinstance(value, bytes) else "NULL" if value is None else str(value)
 
 
-def _short(line: str) -> str:
+def shortened(line: str) -> str:
     """The list of tracked variables is MySQL's longest text, and always the same."""
     head, found, _ = line.partition("SET session_track_system_variables=")
-    line = head + found + "…" if found else line
+    line = head + found + "…" if found else " ".join(line.split())
     return line if len(line) <= _WIDTH else line[:_WIDTH] + "…"
 
 

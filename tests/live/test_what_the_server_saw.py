@@ -6,79 +6,14 @@ state of a new session at the start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 
 import pytest
 
 from tests.conftest import Proxy
-from tests.live.scripts import Play, for_flavour
-from tests.live.wiretap import Sightings, Wiretap
+from tests.live.scripts import for_flavour
+from tests.live.stage import Stage, staged
 from tests.servers import Server
-
-ACCOUNT = ("seen", "seen-secret")
-SCHEMA = "seen"
-
-WORLD = (
-    "CREATE DATABASE seen",
-    "CREATE DATABASE seen_two",
-    "CREATE USER seen@'%' IDENTIFIED BY 'seen-secret'",
-    "GRANT ALL ON seen.* TO seen@'%'",
-    "GRANT ALL ON seen_two.* TO seen@'%'",
-    "USE seen",
-    "CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v INT UNIQUE) ENGINE=InnoDB",
-    "INSERT INTO t VALUES (1, 1)",
-    "CREATE PROCEDURE nothing() DO 0",
-    "CREATE FUNCTION one() RETURNS INT DETERMINISTIC NO SQL RETURN 1",
-)
-
-
-@pytest.fixture(scope="module")
-def logged(server: Server) -> Iterator[Server]:
-    """The server with its general log on."""
-    before = server.execute("SELECT @@global.log_output, @@global.general_log")[0]
-    server.execute(*WORLD, "SET GLOBAL log_output = 'TABLE'", "SET GLOBAL general_log = ON")
-    yield server
-    server.execute(
-        f"SET GLOBAL general_log = {before[1]}",
-        f"SET GLOBAL log_output = '{before[0]}'",
-        "TRUNCATE TABLE mysql.general_log",
-        "DROP DATABASE seen",
-        "DROP DATABASE seen_two",
-        "DROP USER seen@'%'",
-    )
-
-
-class Stage:
-    """A pooler whose server is listened to."""
-
-    def __init__(self, server: Server, tap: Wiretap, pooler: Proxy) -> None:
-        self.server = server
-        self.pooler = pooler
-        self.sightings = Sightings(server, tap)
-
-    def play(self, script: list[str]) -> list[str]:
-        """Play a script on connections in the state of a new session; what happened."""
-        with closing(self._play()) as play:
-            play.run(["x> SELECT GET_LOCK('x', 0), 1", "x> COM_QUIT"])  # costs a reset
-            play.run(["x> SELECT 1", "x> COM_QUIT"])
-        self.sightings.begin()
-        with closing(self._play()) as play:
-            play.run(script)
-            return play.lines()
-
-    def _play(self) -> Play:
-        return Play(self.pooler, self.sightings, ACCOUNT, SCHEMA)
-
-
-@pytest.fixture(scope="module")
-def stage(logged: Server, module_proxy: Callable[..., Proxy]) -> Iterator[Stage]:
-    with Wiretap(logged.port) as tap:
-        pooler = module_proxy(tap.url, max_connections=1, queue__timeout="5s", tls__backend__mode="disabled")
-        made = Stage(logged, tap, pooler)
-        yield made
-        made.sightings.close()
-
 
 SCRIPTS = {
     # --- who shares what ---
@@ -296,7 +231,6 @@ SCRIPTS = {
     "set_names_with_a_collation": """
         a> SET NAMES utf8mb4 COLLATE utf8mb4_bin
             SET NAMES utf8mb4 COLLATE utf8mb4_bin
-            SELECT @@collation_connection
         b> SELECT 1
             SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci'
             SELECT 1
@@ -307,7 +241,6 @@ SCRIPTS = {
     "set_names_of_what_holds_already": """
         a> SET NAMES utf8mb4 COLLATE utf8mb4_general_ci
             SET NAMES utf8mb4 COLLATE utf8mb4_general_ci
-            SELECT @@collation_connection
         b> SELECT 1
             SELECT 1
         a> SELECT 1
@@ -971,4 +904,103 @@ SCRIPTS = {
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS.keys())
 def test_the_server_saw(stage: Stage, script: str) -> None:
     lines = for_flavour(script, stage.server.flavour)
-    assert stage.play(lines) == lines
+    assert "\n".join(stage.play(lines)) == "\n".join(lines)
+
+
+# --- with two connections ---
+
+WITH_TWO = {
+    "a_statement_is_prepared_once_on_each_connection": """
+        a> COM_STMT_PREPARE SELECT ? + 1
+            COM_STMT_PREPARE SELECT ? + 1
+        a> COM_STMT_EXECUTE SELECT ? + 1 with 5 -> 6
+            COM_STMT_EXECUTE SELECT 5 + 1
+        b> BEGIN
+            BEGIN
+        a> COM_STMT_EXECUTE SELECT ? + 1 with 6 -> 7
+            (2) connect
+            (2) SET session_track_system_variables=…
+            + (2) SELECT @@session.max_user_connections, @@session.wait_timeout
+            (2) COM_SET_OPTION 0
+            + (2) COM_INIT_DB seen
+            + (2) COM_STMT_PREPARE SELECT ? + 1
+            (2) COM_STMT_EXECUTE SELECT 6 + 1
+        a> COM_STMT_EXECUTE SELECT ? + 1 with 7 -> 8
+            (2) COM_STMT_EXECUTE SELECT 7 + 1
+        b> COM_STMT_PREPARE SELECT ? + 1
+            COM_STMT_PREPARE SELECT ? + 1
+            [mariadb] COM_STMT_CLOSE
+        b> COM_STMT_EXECUTE SELECT ? + 1 with 8 -> 9
+            [mariadb] + COM_STMT_EXECUTE SELECT 8 + 1
+            [mysql] COM_STMT_EXECUTE SELECT 8 + 1
+        b> COMMIT
+            COMMIT
+        a> COM_STMT_EXECUTE SELECT ? + 1 with 9 -> 10
+            (2) COM_STMT_EXECUTE SELECT 9 + 1
+        b> COM_STMT_EXECUTE SELECT ? + 1 with 10 -> 11
+            COM_STMT_EXECUTE SELECT 10 + 1
+    """,
+    "each_client_finds_its_own_connection_again": """
+        a> SET time_zone = '+01:00'
+            SET time_zone = '+01:00'
+        b> BEGIN
+            SET SESSION time_zone=DEFAULT
+            BEGIN
+        a> SELECT @@time_zone -> +01:00
+            (2) connect
+            (2) SET session_track_system_variables=…
+            + (2) SELECT @@session.max_user_connections, @@session.wait_timeout
+            (2) SET SESSION time_zone='+01:00'
+            + (2) COM_SET_OPTION 0
+            + (2) COM_INIT_DB seen
+            (2) SELECT @@time_zone
+        b> COMMIT
+            COMMIT
+        a> SELECT CAST('x' AS SIGNED) -> 0
+            (2) SELECT CAST('x' AS SIGNED)
+        b> SELECT CAST('y' AS SIGNED) -> 0
+            SELECT CAST('y' AS SIGNED)
+        a> SHOW WARNINGS -> Warning
+            (2) SHOW WARNINGS
+        b> SHOW WARNINGS -> Warning
+            SHOW WARNINGS
+        a> INSERT INTO t (v) VALUES (21)
+            (2) INSERT INTO t (v) VALUES (21)
+        b> INSERT INTO t (v) VALUES (22)
+            INSERT INTO t (v) VALUES (22)
+        a> SELECT LAST_INSERT_ID() > 1 -> 1
+            (2) SELECT LAST_INSERT_ID() > 1
+        c> SELECT 1
+            SELECT LAST_INSERT_ID()
+            [mariadb] + DO (SELECT 1 FROM (SELECT 1) x)
+            SELECT 1
+        a> DELETE FROM t WHERE id > 1
+            (2) DELETE FROM t WHERE id > 1
+    """,
+    "a_lock_holds_one_connection_and_the_others_share_the_rest": """
+        a> SELECT GET_LOCK('job', 0) -> 1
+            SELECT GET_LOCK('job', 0)
+            SELECT IS_USED_LOCK('job') <=> CONNECTION_ID()
+        b> SELECT 1
+            (2) connect
+            (2) SET session_track_system_variables=…
+            + (2) SELECT @@session.max_user_connections, @@session.wait_timeout
+            (2) COM_SET_OPTION 0
+            + (2) COM_INIT_DB seen
+            (2) SELECT 1
+        c> SELECT 1
+            (2) SELECT 1
+        a> COM_QUIT
+            COM_RESET_CONNECTION
+            + SET session_track_system_variables=…
+        b> SELECT 1
+            (2) SELECT 1
+    """,
+}
+
+
+@pytest.mark.parametrize("script", WITH_TWO.values(), ids=WITH_TWO.keys())
+def test_the_server_saw_on_two_connections(logged: Server, proxy: Callable[..., Proxy], script: str) -> None:
+    lines = for_flavour(script, logged.flavour)
+    with staged(logged, proxy, max_connections=2) as stage:
+        assert "\n".join(stage.play(lines)) == "\n".join(lines)

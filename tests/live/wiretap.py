@@ -246,7 +246,7 @@ def _shown(command: Command, log: Log, not_logged: frozenset[str]) -> str:
 
 def _take_query(text: str, log: Log) -> None:
     """MySQL has an entry for each statement of a text; both have one more for what PREPARE and EXECUTE name."""
-    rest = text
+    text = rest = text.strip()
     if log and text.startswith("PREPARE ") and log[0][1].endswith(" FROM ..."):  # how MySQL writes it
         rest = log[0][1]
     while log and log[0][0] == "Query" and log[0][1] and rest.startswith(log[0][1]):

@@ -427,3 +427,47 @@ def test_a_client_without_session_track_gets_no_trackers_and_the_session_follows
     server.ok(trackers=trackers(variable(b"time_zone", b"+01:00")))
     assert app.take() == [b"\0\0\0\x02\0\0\0"]
     assert app.client.settings.value(b"time_zone") == b"+01:00"
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        (b"SET NAMES latin1 COLLATE latin1_bin", False),
+        (b"set names 'latin1' collate 'LATIN1_BIN';", False),
+        (b"SET NAMES latin1", True),
+        (b"SET NAMES latin1 COLLATE bin_of_no_charset", True),
+        (b"SET NAMES latin1 COLLATE latin1_bin, time_zone = DEFAULT", True),
+    ],
+)
+def test_a_collation_of_the_servers_that_is_written_down_need_not_be_read_back(
+    world: World, text: bytes, asked: bool
+) -> None:
+    world.relay.profile.add_collation(47, b"latin1", b"latin1_bin")
+    app = world.app()
+    server = world.settled(app)
+    app.query(text)
+    server.take()
+    charsets = (b"character_set_client", b"character_set_connection", b"character_set_results")
+    server.ok(trackers=trackers(*(variable(name, b"latin1") for name in charsets)))
+    assert server.take() == ([query(b"SELECT @@collation_connection")] if asked else [])
+    if asked:
+        server.rows(b"latin1_bin")
+    assert app.client.settings.client_charset == b"latin1"
+    assert app.client.settings.collation == b"latin1_bin"
+    assert server.backend.settings is app.client.settings
+    assert server.slot == "idle"
+
+
+def test_a_collation_that_does_not_belong_to_its_charset_changes_nothing(world: World) -> None:
+    world.relay.profile.add_collation(47, b"latin1", b"latin1_bin")
+    app = world.app()
+    server = world.settled(app)
+    before = app.client.settings
+    app.query(b"SET NAMES utf8mb4 COLLATE latin1_bin")
+    server.take()
+    server.err(1253)
+    server.take()
+    server.rows(columns=3)
+    server.eof()
+    assert app.client.settings is before
+    assert server.slot == "idle"

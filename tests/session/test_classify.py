@@ -383,6 +383,29 @@ def test_reading_soft_state_is_noticed(sql: str, needs: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sql", "collation"),
+    [
+        ("SET NAMES utf8mb4 COLLATE utf8mb4_bin", b"utf8mb4_bin"),
+        ("set  names 'utf8mb4'\n collate 'UTF8MB4_BIN' ; ", b"utf8mb4_bin"),
+        ('SET NAMES "utf8mb4" COLLATE "utf8mb4_bin"', b"utf8mb4_bin"),
+        ("SET NAMES utf8mb4", b""),
+        ("SET NAMES 'utf8mb4' COLLATE \"utf8mb4_bin'", b""),
+        ("SET NAMES utf8mb4 COLLATE utf8mb4_bin, @x = 1", b""),
+        ("SET @x = 1, NAMES utf8mb4 COLLATE utf8mb4_bin", b""),
+        ("SET NAMES utf8mb4 COLLATE utf8mb4_bin; SET NAMES latin1", b""),
+        ("SET NAMES utf8mb4 COLLATE /*!80000 utf8mb4_bin*/", b""),
+        ("SET NAMES utf8mb4 COLLATE utf8mb4_bin -- no", b""),
+        ("SET NAMES utf8mb4 COLLATE DEFAULT", b"default"),
+        ("SET CHARACTER SET utf8mb4", b""),
+        ("SELECT 'a' COLLATE utf8mb4_bin", b""),
+    ],
+)
+def test_the_collation_of_set_names_is_taken_from_its_text(sql: str, collation: bytes) -> None:
+    for mariadb in (False, True):
+        assert of(sql, mariadb).collation == collation
+
+
+@pytest.mark.parametrize(
     ("sql", "flags", "absent"),
     [
         ("SELECT LAST_INSERT_ID(5)", k.SETS_INSERT_ID, 0),
