@@ -101,10 +101,10 @@ def compare(
                     with console.status(f"round {number + 1} of {rounds}: {_label(case)}, {middle.name}"):
                         runs.add(case, middle.name, WORKLOADS[case[0]].run(middle, case[1], seconds))
         version = backend.version
-    tables = list(_tables(flavour, runs))
+    shown = list(tables(flavour, runs))
     if against:
-        tables.append(_against(runs, middles[-1].name))
-    report = Report(f"compare-{flavour}", f"mybouncer on {flavour}, {BACKENDS} backends", tables)
+        shown.append(_against(runs, middles[-1].name))
+    report = Report(f"compare-{flavour}", f"mybouncer on {flavour}, {BACKENDS} backends", shown)
     report.notes = [
         f"Median of {rounds} round{'s' if rounds != 1 else ''} of {seconds} s each, interleaved; a ratio is the median "
         "of the rounds'. CPU is user + system time of the process in the middle, per statement, connection or row; "
@@ -162,7 +162,7 @@ def _label(case: Case) -> str:
     return f"{case[0]}, {case[1]}"
 
 
-def _tables(flavour: str, runs: Runs) -> Iterator[Table]:
+def tables(flavour: str, runs: Runs) -> Iterator[Table]:
     """A table for every kind of workload, in the order in which they were measured."""
     kinds: dict[Kind, Table] = {}
     for case in runs.cases():
@@ -176,6 +176,7 @@ def _tables(flavour: str, runs: Runs) -> Iterator[Table]:
             "of direct",
             kind.cpu,
             "of HAProxy",
+            *(("restores",) if kind.restores else ()),
             "wanted",
         )
         table = kinds.setdefault(kind, Table(kind.title, columns))
@@ -194,8 +195,13 @@ def _row(flavour: str, runs: Runs, case: Case, target: str, kind: Kind) -> Seque
         times(runs.times(case, target, "direct", "p99_ms")),
         f"{cpu * kind.factor:.1f}" if cpu else "–",
         times(runs.times(case, target, "HAProxy", "cpu")),
+        *((_restores(runs, case, target),) if kind.restores else ()),
         _wanted(flavour, runs, case) if target == "mybouncer" else "",
     )
+
+
+def _restores(runs: Runs, case: Case, target: str) -> str:
+    return "–" if target in ("direct", "HAProxy") else f"{runs.median(case, target, 'restores'):.2f}"
 
 
 def times(value: float) -> str:

@@ -54,6 +54,7 @@ class Run:
     p99_ms: float = 0.0
     client_cpu: float = 0.0  # seconds of the clients' process, per unit
     server_cpu: float = 0.0
+    restores: float = 0.0  # how often a connection was brought into a client's settings, per unit
 
     @property
     def whole_cpu(self) -> float:
@@ -89,6 +90,13 @@ def metrics(middle: Middle) -> dict[str, float]:
     with _http(f"http://127.0.0.1:{middle.http_port}/metrics") as answer:
         lines = [line for line in answer.read().decode().splitlines() if line and not line.startswith("#")]
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def restores(middle: Middle) -> float:
+    """How often it has brought a connection into a client's settings; nothing if it is no pooler of ours."""
+    if middle.http_port is None:
+        return 0.0
+    return sum(value for name, value in metrics(middle).items() if name.startswith("mybouncer_restores_total"))
 
 
 def raise_descriptor_limit(wanted: int) -> int:

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.processes import PASSWORD, SCHEMA, USER, BenchError, Middle, Run, cpu_seconds, prime, server
+from bench.processes import PASSWORD, SCHEMA, USER, BenchError, Middle, Run, cpu_seconds, prime, restores, server
 from tests.servers import Server
 
 ROWS = 10_000
@@ -39,6 +39,7 @@ def load(middle: Middle, clients: int, seconds: int, *, statement: str) -> Run:
 
 
 def _run(middle: Middle, clients: int, seconds: int, *arguments: str) -> Run:
+    restored = restores(middle)
     before = cpu_seconds(middle.pid) if middle.pid else 0.0
     output = _sysbench(middle, *arguments, f"--threads={clients}", f"--time={seconds}", "--percentile=99", "run")
     used = cpu_seconds(middle.pid) - before if middle.pid else 0.0
@@ -47,7 +48,7 @@ def _run(middle: Middle, clients: int, seconds: int, *arguments: str) -> Run:
     (errors,) = _numbers(r"ignored errors:\s+(\d+)", output)
     if errors:
         raise BenchError(f"{errors:.0f} statements failed through {middle.name}")
-    return Run(per_second, used / count, p99)
+    return Run(per_second, used / count, p99, restores=(restores(middle) - restored) / count)
 
 
 def _sysbench(middle: Middle, script: str, *arguments: str) -> str:

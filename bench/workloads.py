@@ -20,6 +20,7 @@ class Kind:
     rate: str
     cpu: str = "CPU µs"
     factor: float = 1e6
+    restores: bool = False  # whether the table says how many there were
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Workload:
 
 _POINTS = Kind("Point selects", "stmt/s")
 _UNIQUE = Kind("Texts that differ every time", "stmt/s")
+_STATES = Kind("Clients with settings of their own", "stmt/s", restores=True)
 _CONNECTS = Kind("Connect, one statement, quit", "conn/s")
 _ROWS = Kind("Results of 1,000,000 rows", "rows/s", "CPU ns", 1e9)
 
@@ -69,6 +71,9 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "unique": Workload(_UNIQUE, partial(load, statement="unique"), (64,), _UNIQUE_FIGURES),
         "email": Workload(_UNIQUE, partial(load, statement="email"), (64,), _UNIQUE_FIGURES),
         "list": Workload(_UNIQUE, partial(load, statement="list"), (64,)),
+        "state": Workload(_STATES, partial(load, statement="state"), (64,)),
+        "states": Workload(_STATES, partial(load, statement="states"), (64,)),
+        "states-prepared": Workload(_STATES, partial(load, statement="states_prepared"), (64,)),
         "connect": Workload(_CONNECTS, partial(load, statement="connect"), (1, 8), _CONNECT_FIGURES),
         "rows": Workload(_ROWS, lambda middle, _, seconds: rows(middle, seconds, deprecate_eof=True), (1,), alone=True),
         "rows-eof": Workload(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from bench.compare import Runs
+from bench.compare import Runs, tables
 from bench.cores import Layout, pin
 from bench.processes import ROOT, BenchError, Run, checkout, commit, cpu_seconds
+from bench.sysbench import load
 from bench.workloads import WORKLOADS, Figure
 from tests.servers import die_with_parent, wait_until
 
@@ -99,6 +102,27 @@ def test_every_figure_is_about_something_that_runs_have() -> None:
         for figure in workload.figures:
             assert hasattr(Run(1.0, 1.0), figure.what)
             assert figure.clients is None or figure.clients in workload.clients
+
+
+def test_restores_are_shown_where_clients_have_settings_of_their_own() -> None:
+    runs = Runs()
+    for name in ("text", "states"):
+        runs.add((name, 64), "direct", Run(1000, 0.0))
+        runs.add((name, 64), "mybouncer", Run(500, 40e-6, restores=0.914))
+    plain, own = tables("mariadb", runs)
+    assert "restores" not in plain.columns
+    assert [row[own.columns.index("restores")] for row in own.rows] == ["–", "0.91"]
+    assert {len(row) for row in own.rows} == {len(own.columns)}
+
+
+def test_load_lua_has_every_statement_that_workloads_name() -> None:
+    script = (ROOT / "bench" / "load.lua").read_text()
+    named = [
+        w.run.keywords["statement"] for w in WORKLOADS.values() if isinstance(w.run, partial) and w.run.func is load
+    ]
+    assert len(named) > 5
+    for statement in named:
+        assert re.search(rf"run\.{statement}(\(| =)", script), statement
 
 
 def test_another_revision_is_run_from_a_directory_of_its_own() -> None:
