@@ -166,14 +166,15 @@ class Registry:
             self._slots.lend(backend, self._clock())
         return backend
 
-    def release(self, backend: Any) -> None:
+    def release(self, backend: Any, now: float | None = None) -> None:
         """The lease is over and the backend is clean: next waiter, other account, or idle."""
         assert backend.slot == LEASED or backend.slot == RESETTING, STATES[backend.slot]
-        now = self._clock()
+        if now is None:
+            now = self._clock()
         dispatch = self._dispatch
         if dispatch.must_close(backend, now) is None:
             if not self._line and not self._login_line:
-                self._slots.move(backend, IDLE)
+                self._slots.move(backend, IDLE, now)
                 backend.idle_since = now
                 return
             if self._line and dispatch.hand_over(backend, now):

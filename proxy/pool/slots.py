@@ -38,11 +38,12 @@ class Slots:
             self.move(backend, LEASED)
         backend.leased_since = now
 
-    def move(self, backend: Any, to: int) -> None:
+    def move(self, backend: Any, to: int, now: float | None = None) -> None:
+        """`now` is for the end of a lease, from those who have just looked at the clock."""
         before = backend.slot
         pool = backend.pool
         if before == LEASED:
-            self._count_lease(backend, self._clock())
+            self._count_lease(backend, self._clock() if now is None else now)
         elif before == IDLE:
             del pool.idle[backend]
         elif before == OPENING:

@@ -95,7 +95,7 @@ def finish(backend: Backend, client: Client | None) -> None:
     else:
         client.row_count = reader.affected
         client.found_rows = soft.UNKNOWN_ROWS
-    release.settle(client, backend)
+    release.settle(client, backend, now)
 
 
 def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) -> None:

@@ -25,15 +25,18 @@ RESET = bytes((c.COM_RESET_CONNECTION,))
 FEW = 4  # commands: a driver's own first ones, a statement prepared and executed
 
 
-def settle(client: Client, backend: Backend) -> None:
-    """The command is over: end the lease if the session may move, then take the client's next command."""
+def settle(client: Client, backend: Backend, now: float | None = None) -> None:
+    """The command is over: end the lease if the session may move, then take the client's next command.
+
+    `now` is for those who have just looked at the clock.
+    """
     client.busy = False
     client.statement = None
     if not client.pins and not client.status & c.SERVER_STATUS_IN_TRANS:
         client.backend = backend.client = None
         if client.sent <= FEW:
             client.rested_at = client.relay.clock()
-        backend.relay.registry.release(backend)
+        backend.relay.registry.release(backend, now)
         if client.relay.draining:
             client.go_on()  # what was sent ahead is refused in words
             client.close("drain")
