@@ -169,9 +169,7 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
         verdict.flags & CHARSET and error is None
     ):
         if error is None and client.relay.profile.is_collation(verdict.collation):
-            client.settings = backend.settings = client.relay.settings.replace(
-                client.settings, collation=verdict.collation
-            )
+            _know_collation(client, backend)
         else:
             commands.append(b"\x03SELECT @@collation_connection")
     if verdict.flags & TIMESTAMP_DEFAULT and error is None:
@@ -220,6 +218,16 @@ def _count_rows(client: Client, reader: ResponseReader) -> None:
         client.found_rows, client.counted = reader.rows, client.said
     elif verdict.kind in DML or verdict.pins & pins.OPAQUE:
         client.found_rows, client.counted = soft.UNKNOWN_ROWS, b""
+
+
+def _know_collation(client: Client, backend: Backend) -> None:
+    """SET NAMES has succeeded, and its text says which collation the server has taken."""
+    collation = client.verdict.collation
+    client.settings = backend.settings = client.relay.settings.replace(
+        client.settings, collation=collation, results_collation=collation
+    )
+    if client.sent == 1:
+        set_names.learn(client, backend)
 
 
 def _hung_up(client: Client, backend: Backend, error: Err) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Proxy
 from tests.live.desk import PASSWORD, Desk
-from tests.live.stage import WORLD, WORLDS_END, Stage, staged
+from tests.live.stage import WORLD, WORLDS_END, Stage
 from tests.live.transcripts import Both
 from tests.servers import Server, free_port
 
@@ -55,7 +55,7 @@ def logged(server: Server) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def stage(logged: Server, module_proxy: Callable[..., Proxy]) -> Iterator[Stage]:
     """One connection, for all tests of a module."""
-    with staged(logged, module_proxy, max_connections=1) as made:
+    with contextlib.closing(Stage(logged, module_proxy, max_connections=1)) as made:
         yield made
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Callable
+from contextlib import closing
 
 from tests.conftest import Proxy
 from tests.live.scripts import Play
@@ -27,16 +28,38 @@ WORLD = (
 WORLDS_END = ("DROP DATABASE seen", "DROP DATABASE seen_two", "DROP USER seen@'%'")
 
 
-class Stage:
-    """Scripts are played on it; `sightings` are what the server saw."""
+# Once a minute the pooler asks the server about itself, and forgets what `SET NAMES` has come to: not on this stage.
+_YOUNG = 40.0
 
-    def __init__(self, server: Server, tap: Wiretap, pooler: Proxy) -> None:
+
+class Stage:
+    """Scripts are played on it; `sightings` are what the server saw. The server has the `WORLD`, and its log on."""
+
+    def __init__(self, server: Server, proxy: Callable[..., Proxy], *, max_connections: int) -> None:
         self.server = server
-        self.pooler = pooler
-        self.sightings = Sightings(server, tap)
+        self._proxy = proxy
+        self._max_connections = max_connections
+        self._open()
+
+    def _open(self) -> None:
+        self._opened = time.monotonic()
+        self._tap = Wiretap(self.server.port)
+        # What is encrypted cannot be listened to.
+        options = {"queue__timeout": "5s", "tls__backend__mode": "disabled"}
+        self.pooler = self._proxy(self._tap.url, max_connections=self._max_connections, **options)
+        self.sightings = Sightings(self.server, self._tap)
+
+    def close(self) -> None:
+        """End the pooler."""
+        self.pooler.stop()
+        self.sightings.close()
+        self._tap.close()
 
     def begin(self) -> None:
         """Bring the connection into the state of a new session, and forget what came before."""
+        if time.monotonic() - self._opened > _YOUNG:
+            self.close()
+            self._open()
         with closing(self._play()) as play:
             play.run(["x> SELECT GET_LOCK('x', 0), 1", "x> COM_QUIT"])  # costs a reset
             play.run(["x> SELECT 1", "x> COM_QUIT"])
@@ -51,14 +74,3 @@ class Stage:
 
     def _play(self) -> Play:
         return Play(self.pooler, self.sightings, ACCOUNT, SCHEMA)
-
-
-@contextmanager
-def staged(server: Server, proxy: Callable[..., Proxy], max_connections: int) -> Iterator[Stage]:
-    """A stage with so many connections, before a server that has the `WORLD` and its general log on."""
-    with Wiretap(server.port) as tap:
-        # What is encrypted cannot be listened to.
-        options = {"queue__timeout": "5s", "tls__backend__mode": "disabled"}
-        stage = Stage(server, tap, proxy(tap.url, max_connections=max_connections, **options))
-        with closing(stage.sightings):
-            yield stage

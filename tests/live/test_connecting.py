@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import aiomysql
+import asyncmy
+import mariadb
 import mysql.connector
 import MySQLdb
 import pymysql
@@ -49,15 +51,20 @@ def python(connect: Callable[..., Any], **options: Any) -> Visits:
     return visits
 
 
-def _aiomysql(port: int, _directory: Path) -> None:
-    async def visits() -> None:
-        for _ in range(TIMES):
-            connection = await aiomysql.connect(**LOGIN, port=port, db=SCHEMA)
-            async with connection.cursor() as cursor:
-                await cursor.execute("SELECT 1")
-            await connection.ensure_closed()
+def coroutines(connect: Callable[..., Any]) -> Visits:
+    """A driver for asyncio."""
 
-    asyncio.run(visits())
+    async def visit(port: int) -> None:
+        connection = await connect(**LOGIN, port=port, db=SCHEMA)
+        async with connection.cursor() as cursor:
+            await cursor.execute("SELECT 1")
+        await connection.ensure_closed()
+
+    async def visits(port: int) -> None:
+        for _ in range(TIMES):
+            await visit(port)
+
+    return lambda port, _directory: asyncio.run(visits(port))
 
 
 def _suite(name: str) -> Suite:
@@ -133,18 +140,20 @@ def toolchain(client: str, **setting: Any) -> Visits:
 
 
 _NUMBER = re.compile(r"^(\+ )?\(\d+\) ")  # of a connection
-OPENING = 6  # commands on a connection before the first statement
+OPENING = 8  # commands that only the first visit needs: a connection, and what SET NAMES comes to
 
 VISITS: dict[str, Visits] = {
     "PyMySQL": python(pymysql.connect, database=SCHEMA),
     "PyMySQL, autocommit": python(pymysql.connect, database=SCHEMA, autocommit=True),
     "PyMySQL, init_command": python(pymysql.connect, database=SCHEMA, init_command="SET time_zone = '+00:00'"),
     "PyMySQL, sql_mode": python(pymysql.connect, database=SCHEMA, charset="utf8mb4", sql_mode="ANSI"),
-    "aiomysql": _aiomysql,
+    "aiomysql": coroutines(aiomysql.connect),
+    "asyncmy": coroutines(asyncmy.connect),
     "mysqlclient": python(MySQLdb.connect, database=SCHEMA),
     "mysqlclient, charset": python(MySQLdb.connect, database=SCHEMA, charset="utf8mb4", autocommit=True),
     "connector": python(mysql.connector.connect, database=SCHEMA, use_pure=True),
     "connector, autocommit": python(mysql.connector.connect, database=SCHEMA, use_pure=True, autocommit=True),
+    "mariadb": python(mariadb.connect, database=SCHEMA),
     "SQLAlchemy, PyMySQL": program(_SQLALCHEMY.format(driver="pymysql"), _sqlalchemy_source),
     "SQLAlchemy, mysqlclient": program(_SQLALCHEMY.format(driver="mysqldb"), _sqlalchemy_source),
     "Django": program(_DJANGO, _django_packages),
@@ -160,33 +169,21 @@ VISITS: dict[str, Visits] = {
 
 ADDED = {
     "PyMySQL": """
-        [mariadb] SET SESSION autocommit=1
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION autocommit=1
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
+        SET SESSION autocommit=1
         SET AUTOCOMMIT = 0
         SELECT 1
     """,
     "PyMySQL, autocommit": """
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci'
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
         SELECT 1
     """,
     "PyMySQL, init_command": """
-        [mariadb] SET SESSION autocommit=1,SESSION time_zone=DEFAULT
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION autocommit=1,SESSION time_zone=DEFAULT
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
+        SET SESSION autocommit=1,SESSION time_zone=DEFAULT
         SET time_zone = '+00:00'
         SET AUTOCOMMIT = 0
         SELECT 1
     """,
     "PyMySQL, sql_mode": """
-        [mariadb] SET SESSION autocommit=1,SESSION sql_mode=DEFAULT
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION autocommit=1,SESSION sql_mode=DEFAULT
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
+        SET SESSION autocommit=1,SESSION sql_mode=DEFAULT
         SET sql_mode='ANSI'
         SET AUTOCOMMIT = 0
         SELECT 1
@@ -196,38 +193,35 @@ ADDED = {
         SET AUTOCOMMIT = 0
         SELECT 1
     """,
+    "asyncmy": """
+        SET SESSION autocommit=1
+        SET AUTOCOMMIT = 0
+        SELECT 1
+    """,
     "mysqlclient": """
-        [mariadb] SET SESSION autocommit=1
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION autocommit=1
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
+        SET SESSION autocommit=1
         SET autocommit=0
         SELECT 1
     """,
     "mysqlclient, charset": """
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci'
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
         SELECT 1
     """,
     "connector": """
         SET SESSION autocommit=1
-        [mariadb] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci'
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_0900_ai_ci'
         SET @@session.autocommit = OFF
         SELECT 1
     """,
     "connector, autocommit": """
-        [mariadb] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci'
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_0900_ai_ci'
         SET @@session.autocommit = ON
         SELECT 1
     """,
+    "mariadb": """
+        SET SESSION autocommit=1
+        SET AUTOCOMMIT=0
+        SELECT 1
+    """,
     "SQLAlchemy, PyMySQL": """
-        [mariadb] SET SESSION autocommit=1
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION autocommit=1
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
+        SET SESSION autocommit=1
         SET AUTOCOMMIT = 0
         SET NAMES utf8mb4
         SELECT @@collation_connection
@@ -242,10 +236,7 @@ ADDED = {
         ROLLBACK
     """,
     "SQLAlchemy, mysqlclient": """
-        [mariadb] SET SESSION autocommit=1
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION autocommit=1
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
+        SET SESSION autocommit=1
         SET autocommit=0
         SET NAMES utf8mb4
         SELECT @@collation_connection
@@ -261,9 +252,7 @@ ADDED = {
     """,
     "Django": """
         [mariadb] SET SESSION tx_isolation=DEFAULT
-        [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION transaction_isolation=DEFAULT
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
+        [mysql] SET SESSION transaction_isolation=DEFAULT
         SET autocommit=0
         SET autocommit=1
         SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED
@@ -284,9 +273,6 @@ ADDED = {
         SELECT CURRENT_USER() AS who
     """,
     "npm mariadb": """
-        [mariadb] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_unicode_ci'
-        [mariadb] SET NAMES utf8mb4
-        [mariadb] SELECT @@collation_connection
         SELECT CURRENT_USER() AS who
     """,
     "PHP mysqli": """

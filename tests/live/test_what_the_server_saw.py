@@ -7,12 +7,13 @@ state of a new session at the start.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
 from tests.conftest import Proxy
 from tests.live.scripts import for_flavour
-from tests.live.stage import Stage, staged
+from tests.live.stage import Stage
 from tests.servers import Server
 
 SCRIPTS = {
@@ -112,6 +113,8 @@ SCRIPTS = {
             SELECT @@foreign_key_checks
     """,
     "everything_that_differs_comes_in_one_write": """
+        a> SELECT 1
+            SELECT 1
         a> SET NAMES latin1
             SET NAMES latin1
             SELECT @@collation_connection
@@ -216,6 +219,8 @@ SCRIPTS = {
             SELECT 1
     """,
     "set_names_is_read_back_and_restored_as_a_login_does_it": """
+        a> SELECT 1
+            SELECT 1
         a> SET NAMES latin1
             SET NAMES latin1
             SELECT @@collation_connection
@@ -229,6 +234,8 @@ SCRIPTS = {
             SELECT @@collation_connection
     """,
     "set_names_with_a_collation": """
+        a> SELECT 1
+            SELECT 1
         a> SET NAMES utf8mb4 COLLATE utf8mb4_bin
             SET NAMES utf8mb4 COLLATE utf8mb4_bin
         b> SELECT 1
@@ -239,12 +246,31 @@ SCRIPTS = {
             SELECT @@collation_connection
     """,
     "set_names_of_what_holds_already": """
+        a> SELECT 1
+            SELECT 1
         a> SET NAMES utf8mb4 COLLATE utf8mb4_general_ci
             SET NAMES utf8mb4 COLLATE utf8mb4_general_ci
         b> SELECT 1
             SELECT 1
         a> SELECT 1
             SELECT 1
+    """,
+    "set_names_behind_a_login_gets_there_once": """
+        a> SET NAMES cp1250
+            SET NAMES cp1250
+            SELECT @@collation_connection
+        b> SET NAMES cp1250
+        b> SELECT @@collation_connection -> cp1250_general_ci
+            SELECT @@collation_connection
+        c> SET NAMES cp1250 COLLATE cp1250_bin
+            SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci'
+            SET NAMES cp1250 COLLATE cp1250_bin
+        d> SET NAMES cp1250 COLLATE cp1250_bin
+        d> SELECT @@collation_connection -> cp1250_bin
+            SELECT @@collation_connection
+        a> SELECT @@character_set_client -> cp1250
+            SET NAMES 'cp1250' COLLATE 'cp1250_general_ci'
+            SELECT @@character_set_client
     """,
     "three_charsets_in_turns": """
         a> SET character_set_results = NULL
@@ -1002,5 +1028,5 @@ WITH_TWO = {
 @pytest.mark.parametrize("script", WITH_TWO.values(), ids=WITH_TWO.keys())
 def test_the_server_saw_on_two_connections(logged: Server, proxy: Callable[..., Proxy], script: str) -> None:
     lines = for_flavour(script, logged.flavour)
-    with staged(logged, proxy, max_connections=2) as stage:
+    with closing(Stage(logged, proxy, max_connections=2)) as stage:
         assert "\n".join(stage.play(lines)) == "\n".join(lines)

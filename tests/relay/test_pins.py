@@ -454,6 +454,7 @@ def test_a_collation_of_the_servers_that_is_written_down_need_not_be_read_back(
         server.rows(b"latin1_bin")
     assert app.client.settings.client_charset == b"latin1"
     assert app.client.settings.collation == b"latin1_bin"
+    assert asked or app.client.settings.results_collation == b"latin1_bin"
     assert server.backend.settings is app.client.settings
     assert server.slot == "idle"
 

@@ -55,6 +55,21 @@ def test_the_second_session_is_answered_without_the_server(world: World):
     second.take()
 
 
+def test_one_that_names_its_collation_needs_no_question_to_be_learned(world: World):
+    world.relay.profile.add_collation(46, b"utf8mb4", b"utf8mb4_bin")
+    text = b"SET NAMES utf8mb4 COLLATE utf8mb4_bin"
+    first, second = world.app(), world.app()
+    first.query(text)
+    server = world.server
+    server.take()
+    server.ok(trackers=trackers(*CHARSETS))
+    assert server.take() == []
+    second.query(text)
+    assert server.take() == []
+    assert second.take() == first.take()
+    assert second.client.settings is first.client.settings is server.backend.settings
+
+
 def test_the_trackers_are_for_clients_that_asked_for_them(world: World):
     asks(world, world.app(OLD))
     modern, old = world.app(MODERN), world.app(OLD)
