@@ -22,7 +22,7 @@ from tests.live.wiretap import Sightings
 from tests.servers import wait_until
 
 _INDENT = "    "
-_WIDTH = 100  # characters of a longer command that are shown
+_WIDTH = 96  # characters of a longer command that are shown
 _NOT_LOGGED = (1044, 1064, 1193, 1305)  # errors that come before a statement or a command is written into the log
 _BUSY = tuple(f'mybouncer_backends{{state="{state}"}}' for state in ("opening", "resetting", "closing"))
 

@@ -100,16 +100,16 @@ SCRIPTS = {
         a> SET sql_mode = 'ANSI_QUOTES', time_zone = '+02:00', foreign_key_checks = 0
             SET sql_mode = 'ANSI_QUOTES', time_zone = '+02:00', foreign_key_checks = 0
         b> SELECT 1
-            SET SESSION foreign_key_checks=@@GLOBAL.foreign_key_checks,SESSION sql_mode=DEFAULT,SESSION time_zon…
+            SET SESSION foreign_key_checks=@@GLOBAL.foreign_key_checks,SESSION sql_mode=DEFAULT,SESSION time…
             SELECT 1
         a> SELECT @@time_zone -> +02:00
             SET SESSION foreign_key_checks='OFF',SESSION sql_mode='ANSI_QUOTES',SESSION time_zone='+02:00'
             SELECT @@time_zone
         b> SET time_zone = '-01:00', wait_timeout = 1000
-            SET SESSION foreign_key_checks=@@GLOBAL.foreign_key_checks,SESSION sql_mode=DEFAULT,SESSION time_zon…
+            SET SESSION foreign_key_checks=@@GLOBAL.foreign_key_checks,SESSION sql_mode=DEFAULT,SESSION time…
             SET time_zone = '-01:00', wait_timeout = 1000
         a> SELECT @@foreign_key_checks -> 0
-            SET SESSION foreign_key_checks='OFF',SESSION sql_mode='ANSI_QUOTES',SESSION time_zone='+02:00',SESSI…
+            SET SESSION foreign_key_checks='OFF',SESSION sql_mode='ANSI_QUOTES',SESSION time_zone='+02:00',S…
             SELECT @@foreign_key_checks
     """,
     "everything_that_differs_comes_in_one_write": """
@@ -280,7 +280,7 @@ SCRIPTS = {
             SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci'
             SELECT 1
         a> SELECT @@character_set_results -> NULL
-            SET SESSION character_set_client='utf8mb4',SESSION character_set_results=NULL,SESSION collation_conn…
+            SET SESSION character_set_client='utf8mb4',SESSION character_set_results=NULL,SESSION collation_…
             SELECT @@character_set_results
     """,
     "a_variable_that_no_tracker_reports": """
@@ -380,7 +380,7 @@ SCRIPTS = {
         a> COM_RESET_CONNECTION
         a> SELECT @@time_zone -> SYSTEM
             [mariadb] SET SESSION time_zone=DEFAULT
-            [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_0900_ai_ci',SESSION time_zone=DEFAULT
+            [mysql] SET SESSION character_set_client='utf8mb4',SESSION character_set_results='utf8mb4',SESSION colla…
             SELECT @@time_zone
         b> SELECT 1
             [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci'
@@ -394,7 +394,7 @@ SCRIPTS = {
             + SET session_track_system_variables=…
         a> SELECT 1
             [mariadb] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION autocommit=1
-            [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_0900_ai_ci',SESSION autocommit=1
+            [mysql] SET SESSION character_set_client='utf8mb4',SESSION character_set_results='utf8mb4',SESSION colla…
             + COM_SET_OPTION 0
             + COM_INIT_DB seen
             SELECT 1
@@ -408,7 +408,7 @@ SCRIPTS = {
         a> COM_RESET_CONNECTION
         a> COM_RESET_CONNECTION
         a> SELECT 1
-            [mysql] SET NAMES 'utf8mb4' COLLATE 'utf8mb4_0900_ai_ci'
+            [mysql] SET SESSION character_set_client='utf8mb4',SESSION character_set_results='utf8mb4',SESSION colla…
             SELECT 1
     """,
     "change_user_to_oneself": """
@@ -600,11 +600,13 @@ SCRIPTS = {
     """,
     "warnings_that_are_asked_for_before_anything_else": """
         a> SHOW WARNINGS -> nothing
+            SHOW WARNINGS LIMIT 0
         a> SELECT 1
             SELECT 1
         b> SELECT 1
             SELECT 1
         a> SHOW WARNINGS -> nothing
+            SHOW WARNINGS LIMIT 0
     """,
     "an_insert_id_is_read_when_another_client_comes": """
         a> INSERT INTO t (v) VALUES (10)
@@ -870,6 +872,7 @@ SCRIPTS = {
             + SET session_track_system_variables=…
             + SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION autocommit=1
             + COM_SET_OPTION 0
+            + COM_INIT_DB seen
             SELECT @x
         b> SELECT @x -> NULL
             SELECT @x
@@ -887,6 +890,7 @@ SCRIPTS = {
             + SET session_track_system_variables=…
             + SET NAMES 'utf8mb4' COLLATE 'utf8mb4_general_ci',SESSION autocommit=1
             + COM_SET_OPTION 0
+            + COM_INIT_DB seen
             SET @x = 2
         a> SELECT @x -> 1
             SET @`x`=1
