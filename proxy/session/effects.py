@@ -81,6 +81,8 @@ class Effects:
             effect = self._statement(part)
             if number < len(parts) and _changes_lexing(part, effect):
                 effect = effect.plus(p.OPAQUE, NEED_INSERT_ID)  # the server reads the rest in another mode than we did
+            if effect.needs & NEED_LAST_BACKEND and _named_in(part, b"lastval") <= _drawn_before(parts, number):
+                effect = effect._replace(needs=effect.needs & ~NEED_LAST_BACKEND)  # the text knows it by itself
             total = effect if total is None else total.then(effect)
         assert total is not None
         # An error says only that the last statement run did nothing, and several answers are not taken in at a glance.
@@ -411,6 +413,26 @@ def _always(effect: Effect) -> Callable[[list[bytes]], Effect]:
 
 def _stored_program(part: list[bytes]) -> bool:
     return part[0] in (b"create", b"alter") and not _STORED_PROGRAMS.isdisjoint(part[1:24])
+
+
+def _named_in(part: list[bytes], function: bytes) -> set[bytes]:
+    """The sequences in the calls of a function; `*` for what is none, or none of a single name."""
+    found = set()
+    for i, token in enumerate(part):
+        if token == function:
+            plain = part[i + 1 : i + 2] == [b"("] and part[i + 3 : i + 4] == [b")"]
+            found.add(part[i + 2] if plain else b"*")
+        elif token in (b"previous", b"currval", b"last_gtid"):
+            found.add(b"*")
+    return found or {b"*"}
+
+
+def _drawn_before(parts: list[list[bytes]], number: int) -> set[bytes]:
+    """The sequences that statements before the one of this number have taken a value from."""
+    drawn: set[bytes] = set()
+    for part in parts[: number - 1]:
+        drawn |= _named_in(part, b"nextval") - {b"*"}
+    return drawn
 
 
 def _changes_lexing(part: list[bytes], effect: Effect) -> bool:

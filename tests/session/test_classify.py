@@ -536,6 +536,20 @@ def test_sequences_of_mariadb() -> None:
     assert of("SELECT NEXTVAL(s)").pins == p.OPAQUE
 
 
+def test_the_last_value_of_a_sequence_that_the_same_text_has_drawn_from_is_known_there() -> None:
+    for sql in ("SELECT NEXTVAL(s); SELECT LASTVAL(s)", "SELECT NEXTVAL(s), NEXTVAL(`t`); SELECT 1; DO LASTVAL(`t`)"):
+        verdict = of(sql, mariadb=True)
+        assert (verdict.pins, verdict.needs) == (p.SEQUENCE, 0)
+    for sql in (
+        "SELECT NEXTVAL(s); SELECT LASTVAL(t)",
+        "SELECT LASTVAL(s); SELECT NEXTVAL(s)",
+        "SELECT NEXTVAL(a.s); SELECT LASTVAL(a.s)",
+        "SELECT NEXTVAL(s); SELECT LASTVAL(s), PREVIOUS VALUE FOR t",
+        "SELECT NEXTVAL(s); SELECT LASTVAL(s), @@last_gtid",
+    ):
+        assert of(sql, mariadb=True).needs & k.NEED_LAST_BACKEND, sql
+
+
 def test_trusted_functions_are_not_opaque() -> None:
     classifier = Classifier(mariadb=True, trusted_functions=["F", "db.g"])
     for sql in (b"SELECT f(1)", b"SELECT F (1)", b"SELECT x.f(1)", b"SELECT db.g(1)", b"SELECT `f`(1)"):
