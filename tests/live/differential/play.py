@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from proxy.wire.packets import parse_row
 from tests.conftest import Proxy
-from tests.live.raw import Target
+from tests.live.raw import ServerError, Target
 
 from .model import FOUND_ROWS, Models, asks
 from .probes import ABOUT, probes, variables
@@ -68,6 +68,10 @@ class Stage:
             return play.run(steps, probing)
 
 
+class NoSlotError(Exception):
+    """A login cannot be proven while every slot is held: the example ends here."""
+
+
 class _Play:
     def __init__(self, stage: Stage, setup: Setup, pooler: Proxy) -> None:
         self.stage = stage
@@ -95,10 +99,13 @@ class _Play:
 
     def run(self, steps: Iterable[Step], probing: bool) -> Difference | None:
         index = -1
-        for index, step in enumerate(steps):
-            found = self._one(index, step)
-            if found is not None:
-                return found
+        try:
+            for index, step in enumerate(steps):
+                found = self._one(index, step)
+                if found is not None:
+                    return found
+        except NoSlotError:
+            return None
         for step in self._last_steps() if probing else ():
             index += 1
             found = self._one(index, step)
@@ -178,7 +185,13 @@ class _Play:
             at_rest(self.pooler, self.models.holders(), len(self.pooled) - 1)
         options = self.setup.sessions[number]
         self.direct[number] = self._connect(self.world.server, DIRECT, options)
-        self.pooled[number] = self._connect(self.pooler, POOLED, options)
+        try:
+            self.pooled[number] = self._connect(self.pooler, POOLED, options)
+        except ServerError as error:
+            # Behind a statement about passwords a login has to be proven again, for which there must be a slot.
+            if error.err.code == _WAITED and self.models.holders() >= self.setup.slots:
+                raise NoSlotError from None
+            raise
 
     def _kill(self, index: int, step: Step) -> Difference | None:
         outcomes: list[Outcome] = []
