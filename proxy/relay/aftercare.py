@@ -152,7 +152,8 @@ def _finish_carefully(client: Client, backend: Backend, reader: ResponseReader) 
             client.add_pins(pins.UNTRACKED_VARIABLE)  # an earlier statement of the text may have set it
         # A trigger may have set a variable before the error. Where nothing else has changed, MariaDB does not tell.
         plain = verdict.flags & PLAIN and client.settings.autocommit and not had_transaction
-        if not (plain and client.relay.profile.mariadb) and not client.pins and client.kind == QUERY:
+        ask = not client.pins or had_transaction  # which the error may have ended
+        if not (plain and client.relay.profile.mariadb) and ask and client.kind == QUERY:
             commands.append(_probe(client))
     else:
         if verdict.pins:

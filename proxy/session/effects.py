@@ -189,11 +189,13 @@ class Effects:
         word = part[1] if len(part) > 1 else b""
         if word == b"recover":
             return Effect(flags=PLAIN)
-        effect = Effect(p.XA, flags=TRANSACTION_CONTROL)
         # After XA PREPARE MariaDB's session owns the branch until it disconnects; MySQL's has let it go.
         if word in (b"commit", b"rollback") or (word == b"prepare" and not self.mariadb):
-            return effect._replace(unpins=p.XA)
-        return effect
+            return Effect(unpins=p.XA, flags=TRANSACTION_CONTROL)
+        if word in (b"end", b"prepare"):
+            return Effect(flags=TRANSACTION_CONTROL)  # of a branch that XA START has begun, or of none
+        known = PINS_ON_SUCCESS if word in (b"start", b"begin") else 0
+        return Effect(p.XA, flags=TRANSACTION_CONTROL | known)
 
     def _lock(self, part: list[bytes]) -> Effect:
         word = part[1] if len(part) > 1 else b""

@@ -472,3 +472,22 @@ def test_a_collation_that_does_not_belong_to_its_charset_changes_nothing(world: 
     server.eof()
     assert app.client.settings is before
     assert server.slot == "idle"
+
+
+def test_an_error_of_a_pinned_session_may_have_ended_its_transaction(world: World):
+    app = world.app()
+    server = world.settled(app)
+    pin(app, world)
+    app.query(b"BEGIN")
+    server.take()
+    server.ok(status=IN_TRANS)
+    app.query(b"TRUNCATE TABLE nosuch")
+    server.take()
+    server.err(1146)
+    asked = server.take()
+    assert asked[-1] == PROBE
+    if len(asked) > 1:
+        server.rows(columns=3)
+    server.eof(status=AUTOCOMMIT)
+    assert not app.client.status & c.SERVER_STATUS_IN_TRANS
+    assert app.client.pins

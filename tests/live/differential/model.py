@@ -36,6 +36,7 @@ _COUNTS = re.compile(r"[(\s]*(select|with)\b.*\bfrom\b", re.IGNORECASE)
 _COUNTS_NOT = re.compile(r"(set|use|commit|rollback|begin|start|savepoint)\b", re.IGNORECASE)
 _TABLE = re.compile(r"\b(shared|all_types|child|[sm]\d+)\b")
 _CHARSET = re.compile(r"char(acter)?[ _]?set", re.IGNORECASE)
+_NAMES = re.compile(r"set\b.*(names|char|collation)", re.IGNORECASE)
 _CHANGES_NOTHING = frozenset(("close", "long_data"))
 
 
@@ -57,6 +58,7 @@ class Model:
         self.private: set[str] = set()  # handles with a cursor or long data
         self.handles: dict[str, Step] = {}  # how they were prepared
         self.typed: dict[str, tuple[str, ...]] = {}  # the types of their last execution
+        self.recoded: set[str] = set()  # those typed in another charset than the session has now
 
     def forget(self) -> None:
         """The session begins anew."""
@@ -100,6 +102,8 @@ class Model:
             self.locked = False
         if effect & SAVE:
             self.saved = self.saved or self.autocommit_off
+        if _NAMES.search(self.text(step)):
+            self.recoded |= self.typed.keys()
         if step.op == "prepare":
             self.handles[step.handle] = step
             self.private.discard(step.handle)
@@ -107,6 +111,8 @@ class Model:
         elif step.op == "execute":
             if step.number & 1:
                 self.private.add(step.handle)
+            if step.values and not step.number & 2:
+                self.recoded.discard(step.handle)
             if step.values and (self.mariadb or step.handle not in self.typed):
                 self.typed[step.handle] = tuple(kind for kind, _ in step.values)
         elif step.op == "long_data":
