@@ -116,6 +116,7 @@ class Statements:
             self._next(1 if self._burst > 0 else self._between(1, 2 * _GAP - 1))
         waited = client.waited if client.waited_for == client.sent else 0.0
         first = backend.leased_since > client.idle_since  # of its lease
+        digest = ""
         if self._keep:
             totals = self._of(client)
             totals.count += weight
@@ -127,7 +128,8 @@ class Statements:
             totals.errors += weight * (reader.error is not None)
             client.noted = totals, weight
             client.noted_for = client.sent
-        self._log(client, reader, seconds, waited, now)
+            digest = totals.digest
+        self._log(client, reader, seconds, waited, now, digest)
 
     def idled(self, client: Client) -> None:
         """The client has kept its backend idle up to now: behind its last statement."""
@@ -144,6 +146,7 @@ class Statements:
         """The client has left while its statement runs; a long one is what it may have left for."""
         now = self._relay.clock()
         if now - backend.sent_at >= self.long:
+            self.left -= 1  # as behind an answer
             self.note(client, backend, backend.reader, now)
 
     def _of(self, client: Client) -> Totals:
@@ -184,30 +187,27 @@ class Statements:
                 if seconds >= self.long:
                     yield last_digest(client), seconds
 
-    def _log(self, client: Client, reader: ResponseReader, seconds: float, waited: float, now: float) -> None:
+    def _log(
+        self, client: Client, reader: ResponseReader, seconds: float, waited: float, now: float, digest: str
+    ) -> None:
+        """Write a line if it is time for one; `digest` is the statement's, if that was needed before."""
         log = self._relay.config.log
-        if log.statements == "sampled":
-            if now - self._sampled_at < log.sample_every:
-                return
-            self._sampled_at = now
-            write, event = self._relay.log.info, "statement"
-        elif log.statements == "slow" and seconds >= log.slow_statement:
-            digest = last_digest(client)
-
-            def write(event: str, **values: object) -> None:
-                self._relay.limited_log(f"slow {digest}", event, **values)
-
-            event = "slow statement"
-        else:
+        sampled = log.statements == "sampled" and now - self._sampled_at >= log.sample_every
+        if not sampled and (log.statements != "slow" or seconds < log.slow_statement):
             return
-        write(
-            event,
-            user=client.user,
-            client=client.address,
-            program=client.program,
-            seconds=round(seconds, 6),
-            waited=round(waited, 6),
-            rows=reader.rows if reader.had_rows else reader.affected,
-            statement=shown(client),
-            **({} if reader.error is None else {"error": reader.error.code}),
-        )
+        values: dict[str, object] = {
+            "user": client.user,
+            "client": client.address,
+            "program": client.program,
+            "seconds": round(seconds, 6),
+            "waited": round(waited, 6),
+            "rows": reader.rows if reader.had_rows else reader.affected,
+        }
+        if reader.error is not None:
+            values["error"] = reader.error.code
+        if sampled:
+            self._sampled_at = now
+            self._relay.log.info("statement", **values, statement=shown(client))
+        else:
+            key = f"slow {digest or last_digest(client)}"
+            self._relay.limited_log(key, "slow statement", **values, statement=lambda: shown(client))

@@ -149,7 +149,9 @@ def test_errors_and_those_whose_client_has_left_are_counted() -> None:
     world.server.err()
     app.query(SELECT % 7)
     world.loop.now += 60.0
+    left = world.relay.statements.left
     app.leave()
+    assert world.relay.statements.left == left  # it stands for itself, and for no other
     found = totals(world)
     assert (found["SELECT nothing"].count, found["SELECT nothing"].errors) == (1, 1)
     assert found[DIGEST].lease == pytest.approx(60.0)
