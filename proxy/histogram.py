@@ -69,6 +69,3 @@ class Histograms:
     def items(self) -> Iterator[tuple[str, Histogram]]:
         """Names and their histograms, of those that have been asked for."""
         return iter(self._by_name.items())
-
-    def __len__(self) -> int:
-        return len(self._by_name)

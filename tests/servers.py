@@ -85,13 +85,13 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def wait_until(condition: Callable[[], object], deadline: float, what: str) -> None:
-    """Polls until the condition holds; raises TimeoutError after `deadline` seconds."""
+def wait_until(condition: Callable[[], object], deadline: float, what: str, every: float = 0.01) -> None:
+    """Polls until the condition holds, `every` so many seconds; raises TimeoutError after `deadline` seconds."""
     end = time.monotonic() + deadline
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError(f"not within {deadline:g} s: {what}")
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 def free_port() -> int:

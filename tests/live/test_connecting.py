@@ -167,6 +167,20 @@ VISITS: dict[str, Visits] = {
 }
 
 
+_SQLALCHEMY = """
+        SET NAMES utf8mb4
+        SELECT @@collation_connection
+        SELECT VERSION()
+        SELECT DATABASE()
+        [mariadb] SELECT @@tx_isolation
+        [mysql] SELECT @@transaction_isolation
+        SELECT @@sql_mode
+        SELECT @@lower_case_table_names
+        ROLLBACK
+        SELECT 1
+        ROLLBACK
+"""
+
 ADDED = {
     "PyMySQL": """
         SET SESSION autocommit=1
@@ -223,33 +237,13 @@ ADDED = {
     "SQLAlchemy, PyMySQL": """
         SET SESSION autocommit=1
         SET AUTOCOMMIT = 0
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
-        SELECT VERSION()
-        SELECT DATABASE()
-        [mariadb] SELECT @@tx_isolation
-        [mysql] SELECT @@transaction_isolation
-        SELECT @@sql_mode
-        SELECT @@lower_case_table_names
-        ROLLBACK
-        SELECT 1
-        ROLLBACK
-    """,
+    """
+    + _SQLALCHEMY,
     "SQLAlchemy, mysqlclient": """
         SET SESSION autocommit=1
         SET autocommit=0
-        SET NAMES utf8mb4
-        SELECT @@collation_connection
-        SELECT VERSION()
-        SELECT DATABASE()
-        [mariadb] SELECT @@tx_isolation
-        [mysql] SELECT @@transaction_isolation
-        SELECT @@sql_mode
-        SELECT @@lower_case_table_names
-        ROLLBACK
-        SELECT 1
-        ROLLBACK
-    """,
+    """
+    + _SQLALCHEMY,
     "Django": """
         [mariadb] SET SESSION tx_isolation=DEFAULT
         [mysql] SET SESSION transaction_isolation=DEFAULT

@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -204,7 +203,12 @@ def test_what_statements_cost_is_shown_by_their_digests(own_desk: Callable[..., 
     client.ok("START TRANSACTION")
     client.query("SELECT SLEEP(0.2)")
     other.send_query("DO 3")
-    time.sleep(0.3)  # what the transaction is idle for
+
+    def lease() -> float:
+        """Up to now: the transaction is idle."""
+        return float(next(row["lease"] for row in desk.ask("SHOW STATEMENTS") if row["statement"] == "SELECT SLEEP(?)"))
+
+    wait_until(lambda: lease() >= 0.7, 10, "the transaction was idle for a while")
     client.ok("COMMIT")
     other.answer()
     found = {row["statement"]: row for row in desk.ask("SHOW STATEMENTS")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,11 +121,10 @@ def at_rest(proxy: Proxy, leased: int, clients: int | None = None) -> None:
         have = sum(value for name, value in numbers.items() if name.startswith(b"clients{"))
         return not moving and in_use <= leased and (clients is None or have <= clients)
 
-    end = time.monotonic() + 15.0
-    while not rests():
-        if time.monotonic() > end:
-            raise TimeoutError(f"the pooler does not come to rest: {_states(proxy)}")
-        time.sleep(0.002)
+    try:
+        wait_until(rests, 15.0, "the pooler comes to rest", every=0.002)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: {_states(proxy)}") from None
 
 
 def _states(proxy: Proxy) -> dict[bytes, float]:
